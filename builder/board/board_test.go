@@ -1,0 +1,84 @@
+package board
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const boards = "../../boards"
+
+func TestBoardsOfTheProject(t *testing.T) {
+	names, err := List(boards)
+	if err != nil || len(names) < 2 {
+		t.Fatalf("boards: %v, %v", names, err)
+	}
+	for _, name := range names {
+		if _, err := Load(boards, name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Each case is the board qemu-mipsel with one thing wrong.
+func TestBrokenBoards(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(boards, "qemu-mipsel", "board.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ old, new, want string }{
+		{"arch: mipsel\n", "arch: mipsel\narhc: x\n", "line 3: field arhc not found"},
+		{"arch: mipsel\n", "", "arch: is missing"},
+		{"package: linux-image-4kc-malta", "package: [a]", "cannot unmarshal"},
+		{"format: elf", "format: elv", "kernel: format: \"elv\": want arm64-image or elf"},
+		{"script: 0x81000000", "script: 0x81c00000", "uboot: script: 0x81c00000-0x81c10000 overlaps uboot: state"},
+		{"state: 0x81c00000", "state: 0x82100000", "overlaps uboot: state"},
+		{"load: 0x810f0000", "load: 0x81001000", "uboot: script: 0x81000000-0x81010000 overlaps kernel: load"},
+		{"  image: 0x82000000\n", "", "uboot: image: is missing"},
+		{"    - overlay\n", "    - overlay\n    - overlay\n", "overlay is there twice"},
+		{"    - overlay\n", "    - kernel/fs/overlay.ko\n", "not a module's name"},
+		{"; reset\n", "\n", "has to end in \"; reset\""},
+		{"bootdelay: \"-2\"", "bootdelay: \"0\"", "never stops at a prompt"},
+		{"GOMIPS: softfloat", "GOFLAGS: -x", "go: GOFLAGS: want"},
+		{"device: ide 0", "device: ide", "uboot: device"},
+		{"disk: devices/", "disk: /dev/", "disk: \"/dev/"},
+		{"config: u-boot/u-boot.config", "config: u-boot/nothing", "no such file"},
+		{"env: 0x3e0000,", "env: 0x3f0000,", "ends behind the flash"},
+		{"-m {memory}", "-m 64", "has to use {image} and {memory}"},
+		{"file={flash}", "file=x", "one without the other"},
+		{string(text), "", "it is empty"},
+		{"disk:", "---\ndisk:", "missing"},
+	} {
+		t.Run(tt.want, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.CopyFS(filepath.Join(dir, "x"), os.DirFS(filepath.Join(boards, "qemu-mipsel"))); err != nil {
+				t.Fatal(err)
+			}
+			broken := strings.Replace(string(text), tt.old, tt.new, 1)
+			if broken == string(text) {
+				t.Fatalf("the board has no %q", tt.old)
+			}
+			file := filepath.Join(dir, "x", "board.yaml")
+			if err := os.WriteFile(file, []byte(broken), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Load(dir, "x")
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), file) {
+				t.Errorf("got  %v\nwant %s: ... %s", err, file, tt.want)
+			}
+		})
+	}
+}
+
+func TestUnknownBoard(t *testing.T) {
+	for _, name := range []string{"rpi9", "../boards/qemu-arm64", "", "."} {
+		_, err := Load(boards, name)
+		if err == nil || !strings.Contains(err.Error(), "qemu-arm64, qemu-mipsel") {
+			t.Errorf("%q: got %v, want the list of boards", name, err)
+		}
+	}
+	if _, err := Load(t.TempDir(), "x"); err == nil || !strings.Contains(err.Error(), "project's folder") {
+		t.Errorf("no boards: got %v", err)
+	}
+}

@@ -1,0 +1,220 @@
+// Package boot is PID 1: it takes the machine from its root to ready, reaps
+// processes, and takes it down again.
+//
+// PID 1 never panics and never exits. A phase that fails says what it tried,
+// and the boot goes on: a gateway that is up with half of its functions can be
+// repaired from far away, one that has stopped cannot.
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/reaper"
+	"github.com/exosite/gwe/gweinit/slot"
+)
+
+// phase is one step of the boot or of the shutdown.
+type phase struct {
+	name string
+	run  func(*system) error
+}
+
+// phases is the boot, in order.
+func phases() []phase {
+	return []phase{
+		{"mount file systems", mountAll},
+		{"read what this firmware is", readRelease},
+		{"mount /data", mountData},
+		{"make the folders of /data", makeFolders},
+		{"set the host name", setHostname},
+		{"bring the loopback interface up", loopbackUp},
+		{"refill the boots of the good slot", refillSlot},
+		{"report ready", reportReady},
+		{"start the console program", startConsole},
+	}
+}
+
+// system is what the phases share.
+type system struct {
+	reaper  *reaper.Reaper
+	board   string
+	version string
+	slot    slot.Name
+	failed  []string // names of the phases that failed
+}
+
+// Main runs PID 1. It returns, with an exit status, only when it is not PID 1.
+func Main(args []string) int {
+	if len(args) > 0 || os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, `init is PID 1 of a Gateway Engine image and takes no arguments; "reboot" and "poweroff" control it`)
+		return 2
+	}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
+	// A console that hangs up or a reader that goes must not end PID 1.
+	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	// Ctrl-Alt-Del becomes SIGINT instead of a reset without sync.
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
+		logError("take over Ctrl-Alt-Del: %v", err)
+	}
+	s := &system{reaper: reaper.New()}
+	s.boot()
+	debug.FreeOSMemory() // the boot is the most that PID 1 ever needs
+	for sig := range signals {
+		if command, ok := rebootCommand(sig); ok {
+			s.shutdown(command)
+		}
+	}
+	panic("the channel of signals is never closed")
+}
+
+func (s *system) boot() {
+	for _, p := range phases() {
+		if err := s.try(p); err != nil {
+			s.failed = append(s.failed, p.name)
+			logError("%s: %v", p.name, err)
+		}
+	}
+}
+
+// try runs a phase and turns a panic into an error.
+func (s *system) try(p phase) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return p.run(s)
+}
+
+// rebootCommand is what a signal asks for, as busybox's reboot, halt and
+// poweroff send them.
+func rebootCommand(sig os.Signal) (uint32, bool) {
+	switch sig {
+	case unix.SIGTERM, unix.SIGINT:
+		return unix.LINUX_REBOOT_CMD_RESTART, true
+	case unix.SIGUSR1:
+		return unix.LINUX_REBOOT_CMD_HALT, true
+	case unix.SIGUSR2:
+		return unix.LINUX_REBOOT_CMD_POWER_OFF, true
+	}
+	return 0, false
+}
+
+// readRelease reads os-release(5), which the builder wrote, and the slot that
+// the boot script passed.
+func readRelease(s *system) error {
+	text, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return err
+	}
+	release := parseRelease(string(text))
+	s.board, s.version = release["IMAGE_ID"], release["IMAGE_VERSION"]
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	for _, arg := range strings.Fields(string(cmdline)) {
+		if v, ok := strings.CutPrefix(arg, "gwe.slot="); ok {
+			s.slot = slot.Name(v)
+		}
+	}
+	if !s.slot.Valid() {
+		return fmt.Errorf("the kernel's command line has gwe.slot=%q, want a or b", s.slot)
+	}
+	return nil
+}
+
+func parseRelease(text string) map[string]string {
+	vars := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
+			vars[name] = strings.Trim(value, `"'`)
+		}
+	}
+	return vars
+}
+
+func setHostname(s *system) error {
+	name := "gateway"
+	text, err := os.ReadFile("/etc/hostname")
+	switch given := strings.TrimSpace(string(text)); {
+	case err == nil && given != "":
+		name = given
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	return unix.Sethostname([]byte(name))
+}
+
+// loopbackUp sets lo up; the kernel then gives it 127.0.0.1 and ::1 by itself.
+func loopbackUp(*system) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket: %w", err)
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
+}
+
+// refillSlot tells the boot state that this slot has come up.
+func refillSlot(s *system) error {
+	if !s.slot.Valid() {
+		return errors.New("the running slot is not known")
+	}
+	part, err := slot.OpenPartition("/dev/disk/by-partlabel/" + slot.StatePartition)
+	if err != nil {
+		return err
+	}
+	defer part.Close()
+	store := slot.NewStore(part)
+	fellBack := false
+	state, err := store.Update(func(st *slot.State) error {
+		fellBack = st.Refill(s.slot)
+		return nil
+	})
+	switch {
+	case errors.Is(err, slot.ErrNoState):
+		// Of the other slot nothing is known, so it is nothing to fall back to.
+		logError("%v; writing it anew with slot %s as the good one", err, s.slot)
+		return store.Save(slot.Fresh(s.slot, slot.Bad))
+	case err != nil:
+		return err
+	case fellBack:
+		logError("slot %s did not come up; fell back to slot %s, which is the good one now", s.slot.Other(), s.slot)
+	case state.OnTrial(s.slot):
+		logInfo("slot %s is on trial", s.slot)
+	}
+	return nil
+}
+
+// reportReady prints the line that production and tests wait for.
+func reportReady(s *system) error {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return err
+	}
+	line := fmt.Sprintf("gweinit: ready board=%s slot=%s version=%s uptime=%.2f", s.board, s.slot, s.version, time.Duration(up.Nano()).Seconds())
+	if len(s.failed) > 0 {
+		line += fmt.Sprintf(" failed=%q", strings.Join(s.failed, ", "))
+	}
+	logInfo("%s", strings.TrimPrefix(line, "gweinit: "))
+	_, err := fmt.Fprintln(os.Stderr, line)
+	return err
+}

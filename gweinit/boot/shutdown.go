@@ -1,0 +1,148 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	termWait    = 5 * time.Second  // for programs to end after TERM
+	killWait    = 2 * time.Second  // for the kernel to take them away after KILL
+	syncWait    = 20 * time.Second // for a slow card to write all that is in memory
+	unmountWait = 5 * time.Second
+)
+
+// shutdownPhases is the way down, in order. Each is bounded in time: an
+// orderly end that hangs is a gateway that is gone.
+func shutdownPhases() []phase {
+	return []phase{
+		{"stop all processes", stopProcesses},
+		{"write everything to the disk", bounded(syncWait, func(*system) error { unix.Sync(); return nil })},
+		{"unmount", bounded(unmountWait, unmountAll)},
+		{"write the rest to the disk", bounded(syncWait, func(*system) error { unix.Sync(); return nil })},
+	}
+}
+
+// shutdown ends in reboot(2) with the given command, whatever happens.
+func (s *system) shutdown(command uint32) {
+	name := map[uint32]string{
+		unix.LINUX_REBOOT_CMD_RESTART:   "reboot",
+		unix.LINUX_REBOOT_CMD_HALT:      "halt",
+		unix.LINUX_REBOOT_CMD_POWER_OFF: "poweroff",
+	}[command]
+	fmt.Fprintf(os.Stderr, "gweinit: %s\n", name)
+	for _, p := range shutdownPhases() {
+		if err := s.try(p); err != nil {
+			logError("%s: %s: %v", name, p.name, err)
+		}
+	}
+	for {
+		err := unix.Reboot(int(command))
+		logError("%s: %v; resetting", name, err)
+		time.Sleep(time.Second)
+		command = unix.LINUX_REBOOT_CMD_RESTART
+	}
+}
+
+// stopProcesses asks all processes to end, and then makes them.
+func stopProcesses(s *system) error {
+	for _, step := range []struct {
+		signal unix.Signal
+		wait   time.Duration
+	}{{unix.SIGTERM, termWait}, {unix.SIGKILL, killWait}} {
+		if err := unix.Kill(-1, step.signal); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("signal %v to all: %w", step.signal, err)
+		}
+		if step.signal == unix.SIGTERM {
+			// A stopped process, or a shell that ignores TERM, at least hears these.
+			unix.Kill(-1, unix.SIGCONT)
+			unix.Kill(-1, unix.SIGHUP)
+		}
+		deadline := time.After(step.wait)
+		for waiting := true; waiting; {
+			if s.reaper.Idle() {
+				return nil
+			}
+			select {
+			case <-s.reaper.Changed():
+			case <-time.After(50 * time.Millisecond):
+			case <-deadline:
+				waiting = false
+			}
+		}
+	}
+	return errors.New("some processes are left")
+}
+
+// bounded gives up on what hangs in the kernel; the goroutine stays behind.
+func bounded(limit time.Duration, run func(*system) error) func(*system) error {
+	return func(s *system) error {
+		done := make(chan error, 1)
+		go func() {
+			done <- s.try(phase{run: run})
+		}()
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(limit):
+			return fmt.Errorf("not done after %v", limit)
+		}
+	}
+}
+
+// unmountAll unmounts what is on a disk, the latest mount first. What is busy
+// is made read-only, so that nothing is left to write.
+func unmountAll(*system) error {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range diskMounts(string(text)) {
+		err := unix.Unmount(m, 0)
+		if err == nil {
+			continue
+		}
+		if err2 := unix.Mount("", m, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err2 != nil {
+			errs = append(errs, fmt.Errorf("%s: %w; make it read-only: %w", m, err, err2))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// diskMounts returns the mount points, except the root, that have a block
+// device behind them, the latest first (proc(5), mountinfo).
+func diskMounts(mountinfo string) []string {
+	var points []string
+	for line := range strings.Lines(mountinfo) {
+		mounted, super, ok := strings.Cut(line, " - ")
+		fields, rest := strings.Fields(mounted), strings.Fields(super)
+		if !ok || len(fields) < 5 || len(rest) < 2 {
+			continue
+		}
+		if strings.HasPrefix(rest[1], "/dev/") && fields[4] != "/" {
+			points = append(points, unescape(fields[4]))
+		}
+	}
+	slices.Reverse(points)
+	return points
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+func lastField(s string) string {
+	f := strings.Fields(s)
+	if len(f) == 0 {
+		return ""
+	}
+	return f[len(f)-1]
+}

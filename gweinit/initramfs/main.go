@@ -1,0 +1,223 @@
+// Command initramfs is /init of the initramfs: it takes the machine from the
+// kernel to the root of the slot that U-Boot has chosen, deletes itself, and
+// hands over to gweinit. It uses the standard library and x/sys only, since
+// every byte of it is in each boot image.
+//
+// What it cannot do ends in a reboot: U-Boot counts the boots, and takes the
+// other slot when they are used up.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/slot"
+)
+
+// stage is everything that the phases share.
+type stage struct {
+	modules []string  // files, in the order in which they load
+	disk    string    // folder in /sys of the controller of the boot disk
+	slot    slot.Name // that U-Boot has chosen
+	root    string    // its partition
+}
+
+const newRoot = "/newroot"
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "initramfs: this is /init of an initramfs and runs as PID 1 only")
+		os.Exit(2)
+	}
+	// Run as /init there is nobody to return to.
+	defer func() { giveUp(fmt.Errorf("panic: %v", recover())) }()
+	s := &stage{}
+	for _, phase := range []struct {
+		name string
+		run  func(*stage) error
+	}{
+		{"mount /proc, /sys, /dev and /run", mountKernel},
+		{"read the manifest", readManifest},
+		{"find the slot", findSlot},
+		{"load modules", loadModules},
+		{"find the boot disk", findDisk},
+		{"mount the root", mountRoot},
+		{"switch to the root", switchRoot},
+	} {
+		if err := phase.run(s); err != nil {
+			giveUp(fmt.Errorf("%s: %w", phase.name, err))
+		}
+	}
+}
+
+// giveUp reboots, so that U-Boot can count.
+func giveUp(err error) {
+	say("%v; rebooting in 3 s", err)
+	time.Sleep(3 * time.Second)
+	unix.Sync()
+	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	select {} // the kernel's panic=5 is for PID 1 that exits, too
+}
+
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "gweinit: initramfs: "+format+"\n", args...)
+}
+
+func mountKernel(*stage) error {
+	say("start")
+	for _, m := range []struct {
+		target, fstype string
+		flags          uintptr
+		data           string
+	}{
+		{"/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
+		{"/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755,size=25%"},
+	} {
+		if err := unix.Mount(m.fstype, m.target, m.fstype, m.flags, m.data); err != nil {
+			return fmt.Errorf("mount %s on %s: %w", m.fstype, m.target, err)
+		}
+	}
+	return nil
+}
+
+// readManifest reads what the builder knows of the board.
+func readManifest(s *stage) error {
+	text, err := os.ReadFile("/manifest")
+	if err != nil {
+		return err
+	}
+	return s.parse(string(text))
+}
+
+// parse reads lines of a key and a value.
+func (s *stage) parse(manifest string) error {
+	for line := range strings.Lines(manifest) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		switch key {
+		case "disk":
+			s.disk = value
+		case "module":
+			s.modules = append(s.modules, value)
+		default:
+			return fmt.Errorf("manifest: unknown line %q", line)
+		}
+	}
+	if s.disk == "" {
+		return errors.New("manifest: it names no disk")
+	}
+	return nil
+}
+
+func findSlot(s *stage) error {
+	text, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	for _, arg := range strings.Fields(string(text)) {
+		if v, ok := strings.CutPrefix(arg, "gwe.slot="); ok {
+			s.slot = slot.Name(v)
+		}
+	}
+	if !s.slot.Valid() {
+		return fmt.Errorf("the kernel's command line has gwe.slot=%q, want a or b: %s", s.slot, strings.TrimSpace(string(text)))
+	}
+	return nil
+}
+
+// loadModules goes on after a module that fails: what really needs it fails
+// with a better message.
+func loadModules(s *stage) error {
+	for _, file := range s.modules {
+		if err := loadModule(file); err != nil {
+			say("load module %s: %v", filepath.Base(file), err)
+		}
+	}
+	return nil
+}
+
+func loadModule(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return nil
+}
+
+func mountRoot(s *stage) error {
+	if err := unix.Mount(s.root, newRoot, "squashfs", unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("mount %s (%s) as squashfs: %w", s.root, s.slot.RootPartition(), err)
+	}
+	return nil
+}
+
+func switchRoot(*stage) error {
+	for _, dir := range []string{"/dev", "/proc", "/sys", "/run"} {
+		if err := unix.Mount(dir, newRoot+dir, "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("move %s to the root: %w", dir, err)
+		}
+	}
+	if err := os.Chdir(newRoot); err != nil {
+		return err
+	}
+	// The initramfs is memory: nothing of it stays.
+	if err := removeAll("/"); err != nil {
+		say("free the initramfs: %v", err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move the root to /: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("chroot: %w", err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	const init = "/usr/sbin/init"
+	err := unix.Exec(init, []string{"init"}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=linux"})
+	return fmt.Errorf("start %s: %w", init, err)
+}
+
+// removeAll removes all below dir that is on its file system.
+func removeAll(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return err
+	}
+	return removeBelow(dir, uint64(st.Dev))
+}
+
+func removeBelow(dir string, dev uint64) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || uint64(st.Dev) != dev {
+			continue // the new root is mounted there
+		}
+		if e.IsDir() {
+			if err := removeBelow(path, dev); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, unix.EBUSY) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

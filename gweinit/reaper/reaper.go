@@ -1,0 +1,104 @@
+// Package reaper starts processes and waits for all children of this one,
+// also those that it did not start: what PID 1 and any subreaper has to do.
+//
+// A process has one Reaper, and nothing else in it may wait for children
+// (os/exec's Wait, os.Process.Wait): whoever asks the kernel first gets the
+// exit status, and the other an error.
+package reaper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+)
+
+// Reaper waits for children. Make one with New.
+type Reaper struct {
+	mu      sync.Mutex // held from fork to entry in started: no exit is missed
+	started map[int]*Process
+	idle    bool // the kernel has said that there are no children
+	changed chan struct{}
+}
+
+// Process is a process that was started by a Reaper.
+type Process struct {
+	PID    int
+	done   chan struct{}
+	status syscall.WaitStatus
+}
+
+// Done is closed when the process has ended and was waited for.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Status is how the process ended. Valid after Done.
+func (p *Process) Status() syscall.WaitStatus { return p.status }
+
+// New returns a Reaper that waits for children from now on.
+func New() *Reaper {
+	r := &Reaper{started: map[int]*Process{}, changed: make(chan struct{}, 1)}
+	// One is enough: signals of the same kind coalesce, each means "look".
+	sigchld := make(chan os.Signal, 1)
+	signal.Notify(sigchld, syscall.SIGCHLD)
+	go func() {
+		r.reap() // what ended before
+		for range sigchld {
+			r.reap()
+		}
+	}()
+	return r
+}
+
+// Start starts a process. attr is that of syscall.ForkExec.
+func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr) (*Process, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pid, err := syscall.ForkExec(path, argv, attr)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", path, err)
+	}
+	p := &Process{PID: pid, done: make(chan struct{})}
+	r.started[pid] = p
+	r.idle = false
+	return p, nil
+}
+
+// Changed gets a value after children have ended. It is for one reader.
+func (r *Reaper) Changed() <-chan struct{} { return r.changed }
+
+// Idle reports whether there are no children left, as of the last exit.
+func (r *Reaper) Idle() bool {
+	r.reap()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.idle
+}
+
+func (r *Reaper) reap() {
+	for {
+		r.mu.Lock()
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		if errors.Is(err, syscall.EINTR) {
+			r.mu.Unlock()
+			continue
+		}
+		r.idle = errors.Is(err, syscall.ECHILD)
+		p := r.started[pid]
+		delete(r.started, pid)
+		r.mu.Unlock()
+		if err != nil || pid <= 0 {
+			return
+		}
+		if p != nil {
+			p.status = status
+			close(p.done)
+		}
+		select {
+		case r.changed <- struct{}{}:
+		default:
+		}
+	}
+}

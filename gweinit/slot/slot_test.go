@@ -1,0 +1,330 @@
+package slot
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func good(n Name, other Status) State { return Fresh(n, other) }
+
+func TestOperations(t *testing.T) {
+	trialB := good(A, Ready)
+	trialB.Trial, trialB.TrialLeft = B, 2
+	countedDown := good(A, Good)
+	countedDown.A.Left = 3
+
+	for _, tt := range []struct {
+		name string
+		from State
+		op   func(*State) error
+		want string // like describe, or "error: " and a part of it
+	}{
+		{"begin on an empty slot", good(A, Empty), func(s *State) error { return s.Begin(A, B) }, "good=a trial= 0 a=good/8 b=writing/0"},
+		{"begin on an older firmware", good(B, Good), func(s *State) error { return s.Begin(B, A) }, "good=b trial= 0 a=writing/0 b=good/8"},
+		{"begin ends a trial that has not been booted", trialB, func(s *State) error { return s.Begin(A, B) }, "good=a trial= 0 a=good/8 b=writing/0"},
+		{"begin on the running slot", good(A, Empty), func(s *State) error { return s.Begin(A, A) }, "error: never written"},
+		{"begin during a trial", trialB, func(s *State) error { return s.Begin(B, A) }, "error: on trial"},
+		{"begin on the confirmed slot from a fallback before ready", good(A, Good), func(s *State) error { return s.Begin(B, A) }, "error: has not reached ready"},
+		{"begin on no slot", good(A, Good), func(s *State) error { return s.Begin(A, "c") }, "error: no slot"},
+
+		{"activate what was written", good(A, Writing), func(s *State) error { return s.Activate(A, B) }, "good=a trial=b 3 a=good/8 b=ready/0"},
+		{"activate again", trialB, func(s *State) error { return s.Activate(A, B) }, "good=a trial=b 3 a=good/8 b=ready/0"},
+		{"activate the older firmware: a rollback by hand", good(A, Good), func(s *State) error { return s.Activate(A, B) }, "good=a trial=b 3 a=good/8 b=ready/0"},
+		{"activate an empty slot", good(A, Empty), func(s *State) error { return s.Activate(A, B) }, "error: write it first"},
+		{"activate a rejected slot", good(A, Bad), func(s *State) error { return s.Activate(A, B) }, "error: write it first"},
+		{"activate the running slot", good(A, Bad), func(s *State) error { return s.Activate(A, A) }, "error: running already"},
+		{"activate during a trial", trialB, func(s *State) error { return s.Activate(B, A) }, "error: confirmed already"},
+
+		{"confirm the trial", trialB, func(s *State) error { return s.Confirm(B) }, "good=b trial= 0 a=good/8 b=good/8"},
+		{"confirm twice", good(B, Good), func(s *State) error { return s.Confirm(B) }, "good=b trial= 0 a=good/0 b=good/8"},
+		{"confirm what is not on trial", good(A, Good), func(s *State) error { return s.Confirm(B) }, "error: not on trial"},
+
+		{"reject the trial", trialB, func(s *State) error { return s.Reject() }, "good=a trial= 0 a=good/8 b=bad/0"},
+		{"reject nothing", good(A, Good), func(s *State) error { return s.Reject() }, "error: no slot is on trial"},
+
+		{"refill the confirmed slot", countedDown, func(s *State) error { return refill(s, A, false) }, "good=a trial= 0 a=good/8 b=good/0"},
+		{"refill during a trial leaves the trial alone", trialB, func(s *State) error { return refill(s, B, false) }, "good=a trial=b 2 a=good/8 b=ready/0"},
+		{"refill before the trial is booted", trialB, func(s *State) error { return refill(s, A, false) }, "good=a trial=b 2 a=good/8 b=ready/0"},
+		{"refill after a fallback", countedDown, func(s *State) error { return refill(s, B, true) }, "good=b trial= 0 a=good/3 b=good/8"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := tt.from
+			err := tt.op(&s)
+			got := describe(s)
+			if err != nil {
+				got = "error: " + err.Error()
+				if s != tt.from {
+					t.Errorf("the failed operation changed the state to %s", describe(s))
+				}
+			}
+			if want, isErr := strings.CutPrefix(tt.want, "error: "); isErr {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("got %s, want an error with %q", got, want)
+				}
+			} else if got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func refill(s *State, running Name, wantFellBack bool) error {
+	if got := s.Refill(running); got != wantFellBack {
+		return fmt.Errorf("fell back: %v, want %v", got, wantFellBack)
+	}
+	return nil
+}
+
+func describe(s State) string {
+	return fmt.Sprintf("good=%s trial=%s %d a=%s/%d b=%s/%d", s.Good, s.Trial, s.TrialLeft, s.A.Status, s.A.Left, s.B.Status, s.B.Left)
+}
+
+// What we write is what U-Boot's own tool writes.
+func TestEncodeIsMkenvimage(t *testing.T) {
+	s := State{Seq: 0x1f, Good: A, Trial: B, TrialLeft: 3, A: Slot{Good, 8}, B: Slot{Ready, 0}}
+	dir := t.TempDir()
+	text := "V=1\nSEQ=1f\nGOOD=a\nTRIAL=b\nT_LEFT=3\nA_STATE=good\nA_LEFT=8\nB_STATE=ready\nB_LEFT=0\n"
+	if err := os.WriteFile(filepath.Join(dir, "env.txt"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "env")
+	cmd := exec.Command("mkenvimage", "-p", "0", "-s", fmt.Sprint(CopySize), "-o", out, filepath.Join(dir, "env.txt"))
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("mkenvimage (package u-boot-tools): %v\n%s", err, msg)
+	}
+	want, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Encode(); !bytes.Equal(got, want) {
+		t.Errorf("Encode differs from mkenvimage:\n%q\n%q", got[:120], want[:120])
+	}
+	back, err := Decode(want)
+	if err != nil || back != s {
+		t.Errorf("Decode of mkenvimage's file: %+v, %v; want %+v", back, err, s)
+	}
+}
+
+func TestDecodeGarbled(t *testing.T) {
+	for _, tt := range []struct{ name, vars, want string }{
+		{"no version", "SEQ=1 GOOD=a", "error: version"},
+		{"a later version", "V=2 SEQ=1 GOOD=a", "error: version"},
+		{"no sequence number", "V=1 GOOD=a", "error: SEQ"},
+		{"sequence number with a sign", "V=1 SEQ=-1 GOOD=a", "error: SEQ"},
+		{"no good slot", "V=1 SEQ=1", "error: GOOD"},
+		{"a slot that does not exist", "V=1 SEQ=1 GOOD=c", "error: GOOD"},
+		{"hexadecimal numbers", "V=1 SEQ=ff GOOD=a A_STATE=good A_LEFT=a", "good=a trial= 0 a=good/10 b=bad/0"},
+		{"unknown status is bad, bad number is 0", "V=1 SEQ=1 GOOD=b B_STATE=fine B_LEFT=x TRIAL=q T_LEFT=", "good=b trial= 0 a=bad/0 b=bad/0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, err := Decode(env(strings.Fields(tt.vars)...))
+			got := describe(s)
+			if want, isErr := strings.CutPrefix(tt.want, "error: "); isErr {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("got %s, %v; want an error with %q", got, err, want)
+				}
+			} else if err != nil || got != tt.want {
+				t.Errorf("got %s, %v; want %s", got, err, tt.want)
+			}
+		})
+	}
+	if _, err := Decode(make([]byte, 10)); err == nil {
+		t.Error("10 bytes decode as a boot state")
+	}
+}
+
+func env(vars ...string) []byte {
+	buf := make([]byte, CopySize)
+	copy(buf[4:], strings.Join(vars, "\x00"))
+	binary.LittleEndian.PutUint32(buf, crc32.ChecksumIEEE(buf[4:]))
+	return buf
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte("V=1\x00SEQ=ff\x00GOOD=a\x00TRIAL=b\x00T_LEFT=3\x00A_STATE=good\x00"))
+	f.Add([]byte("V=1\x00SEQ=\x00GOOD"))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		buf := make([]byte, CopySize)
+		copy(buf[4:], data)
+		binary.LittleEndian.PutUint32(buf, crc32.ChecksumIEEE(buf[4:]))
+		s, err := Decode(buf)
+		if err != nil {
+			return
+		}
+		again, err := Decode(s.Encode())
+		if err != nil || again != s {
+			t.Errorf("%+v encodes to %+v, %v", s, again, err)
+		}
+	})
+}
+
+// disk is a block device whose power can be cut. Each WriteAt is split into
+// sectors; after cut of them everything fails. Sectors that were written but
+// not synced may be on the disk or not: keep decides.
+type disk struct {
+	data    []byte
+	pending map[int64][]byte
+	cut     int // sectors until the power goes; negative: never
+	keep    func(sector int64) bool
+}
+
+var errPower = errors.New("power cut")
+
+const sector = 512
+
+func newDisk() *disk {
+	return &disk{data: make([]byte, 8<<20), pending: map[int64][]byte{}, cut: -1}
+}
+
+func (d *disk) ReadAt(p []byte, off int64) (int, error) {
+	n := copy(p, d.data[off:])
+	for i := int64(0); i < int64(n); i += sector {
+		if s, ok := d.pending[off+i]; ok {
+			copy(p[i:n], s)
+		}
+	}
+	return n, nil
+}
+
+func (d *disk) WriteAt(p []byte, off int64) (int, error) {
+	for i := 0; i < len(p); i += sector {
+		if d.cut == 0 {
+			return i, errPower
+		}
+		d.cut--
+		d.pending[off+int64(i)] = bytes.Clone(p[i : i+sector])
+	}
+	return len(p), nil
+}
+
+func (d *disk) Sync() error {
+	if d.cut == 0 {
+		return errPower
+	}
+	d.cut--
+	d.settle(func(int64) bool { return true })
+	return nil
+}
+
+func (d *disk) settle(keep func(int64) bool) {
+	for off, s := range d.pending {
+		if keep(off) {
+			copy(d.data[off:], s)
+		}
+	}
+	clear(d.pending)
+}
+
+// Power goes at every sector of an update, and what was not synced is kept,
+// dropped or torn: always the state from before or the one after.
+func TestPowerCutDuringSave(t *testing.T) {
+	keeps := map[string]func(int64) bool{
+		"kept":      func(int64) bool { return true },
+		"dropped":   func(int64) bool { return false },
+		"even ones": func(off int64) bool { return off/sector%2 == 0 },
+		"odd ones":  func(off int64) bool { return off/sector%2 == 1 },
+		"the first": func(off int64) bool { return off%CopySize == 0 },
+	}
+	cuts := 0
+	for name, keep := range keeps {
+		for cut := 0; ; cut++ {
+			d := newDisk()
+			store := NewStore(d)
+			before := good(A, Writing)
+			for range 3 { // so that both copies are in use
+				if err := store.Save(before); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d.cut = cut
+			_, err := store.Update(func(s *State) error { return s.Activate(A, B) })
+			d.settle(keep)
+			d.cut = -1
+			got, loadErr := store.Load()
+			if loadErr != nil {
+				t.Fatalf("cut at %d, unsynced %s: %v", cut, name, loadErr)
+			}
+			activated := got.Trial == B && got.TrialLeft == TrialTries && got.B.Status == Ready
+			untouched := got.Trial == "" && got.B.Status == Writing
+			if !activated && !untouched || err == nil && !activated {
+				t.Fatalf("cut at %d, unsynced %s: update says %v, the state is %s", cut, name, err, describe(got))
+			}
+			if err == nil {
+				break
+			}
+			cuts++
+		}
+	}
+	t.Logf("%d power cuts survived", cuts)
+}
+
+func TestStore(t *testing.T) {
+	d := newDisk()
+	store := NewStore(d)
+	_, err := store.Load()
+	if !errors.Is(err, ErrNoState) {
+		t.Fatalf("an erased partition: %v, want ErrNoState", err)
+	}
+	for i := 1; i <= 0x101; i++ { // over 9, a, f, 10, ff, 100
+		s := good(A, Empty)
+		s.A.Left = uint32(i)
+		if err := store.Save(s); err != nil {
+			t.Fatal(err)
+		}
+		got, err := store.Load()
+		if err != nil || got.Seq != uint32(i) || got.A.Left != uint32(i) {
+			t.Fatalf("after save %#x: %+v, %v", i, got, err)
+		}
+	}
+	// The newest copy is damaged: the one before counts.
+	d.data[100] ^= 1 // 0x101 is odd: the first copy
+	got, err := store.Load()
+	if err != nil || got.Seq != 0x100 {
+		t.Fatalf("with the newest copy damaged: %+v, %v", got, err)
+	}
+	if err := store.Save(got); err != nil {
+		t.Fatal(err)
+	}
+	if first, err := Decode(d.data[:CopySize]); err != nil || first.Seq != 0x101 {
+		t.Errorf("the damaged copy is not the one that was overwritten: %+v, %v", first, err)
+	}
+}
+
+// A disk that takes writes and forgets them is noticed.
+func TestSaveReadsBack(t *testing.T) {
+	store := NewStore(deafDisk{newDisk()})
+	if err := store.Save(good(A, Empty)); err == nil || !strings.Contains(err.Error(), "reads back differently") {
+		t.Errorf("got %v", err)
+	}
+}
+
+type deafDisk struct{ *disk }
+
+func (deafDisk) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+
+func TestPartition(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ubenv")
+	if err := os.WriteFile(path, make([]byte, 8<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p, err := OpenPartition(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := NewStore(p).Save(good(B, Bad)); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := NewStore(p).Load(); err != nil || s.Good != B {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
