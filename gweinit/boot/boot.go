@@ -68,12 +68,11 @@ func Main(args []string) int {
 	s := &system{reaper: reaper.New()}
 	s.boot()
 	debug.FreeOSMemory() // the boot is the most that PID 1 ever needs
-	for sig := range signals {
-		if command, ok := rebootCommand(sig); ok {
+	for {
+		if command, ok := rebootCommand(<-signals); ok {
 			s.shutdown(command)
 		}
 	}
-	panic("the channel of signals is never closed")
 }
 
 func (s *system) boot() {

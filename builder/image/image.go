@@ -1,0 +1,328 @@
+// Package image builds a board's firmware image, stage by stage. What a stage
+// made is cached under what it was made from.
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/exosite/gwe/builder/board"
+	"github.com/exosite/gwe/builder/cache"
+	"github.com/exosite/gwe/builder/debian"
+	"github.com/exosite/gwe/builder/disk"
+	"github.com/exosite/gwe/builder/rootfs"
+	"github.com/exosite/gwe/builder/uboot"
+)
+
+// suite is the Debian release that images are made of, whatever the host
+// runs: it is the last one with 32-bit MIPS.
+const suite = "bookworm"
+
+// Options say what to build from what.
+type Options struct {
+	Project  string   // folder with boards, overlays and gweinit
+	Board    string   // name
+	Overlays []string // names, later ones on top
+	Version  string   // "" takes it from the commit
+	Release  bool     // refuse what must not reach a customer
+	Mirrors  []string // of Debian; none: the host's
+	Cache    string   // folder
+	Out      string   // folder of the results
+	Log      func(format string, args ...any)
+}
+
+// Manifest is out/BOARD.json: all that the image consists of.
+type Manifest struct {
+	Board      string           `json:"board"`
+	Version    string           `json:"version"`
+	Epoch      int64            `json:"epoch"` // seconds since 1970, in all files
+	Release    bool             `json:"release"`
+	Overlays   []string         `json:"overlays"`
+	Suite      string           `json:"suite"`
+	Kernel     string           `json:"kernel"` // version, as uname -r prints it
+	Packages   []debian.Package `json:"packages"`
+	UBoot      UBoot            `json:"uboot"`
+	Go         string           `json:"go"` // version of the compiler
+	GoModules  []GoModule       `json:"go_modules"`
+	Partitions []disk.Partition `json:"partitions"`
+	Slot       SlotSize         `json:"slot"`
+	Image      File             `json:"image"`
+	Compressed File             `json:"compressed"`
+}
+
+// UBoot says which U-Boot runs before the image, and what it was built from
+// when Debian's could not be used.
+type UBoot struct {
+	SHA256 string         `json:"sha256"`
+	Source *debian.Source `json:"source,omitempty"`
+}
+
+// SlotSize is how much of a slot is used, in bytes.
+type SlotSize struct {
+	BootImage int64 `json:"boot_image"`
+	Root      int64 `json:"root"`
+}
+
+// GoModule is a module that is compiled into a program of the image.
+type GoModule struct {
+	Path    string `json:"path"`
+	Version string `json:"version"`
+	Sum     string `json:"sum,omitempty"`
+}
+
+// File is a file of the output.
+type File struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// build is one run of Build.
+type build struct {
+	Options
+	board    *board.Board
+	overlays []*rootfs.Overlay
+	cache    cache.Dir
+	repo     *debian.Repo
+	time     time.Time
+	tmp      string
+	manifest Manifest
+	debs     map[string]string // path by package name
+
+	kernelPackage string
+	kernel        kernelFiles
+	initramfs     string
+	bootImage     string
+	root          string
+	uboot         string
+}
+
+// Build builds the image into o.Out: BOARD.img, BOARD.img.zst, BOARD.json and,
+// in BOARD/, what the board's QEMU machine needs beside it. Nothing has its
+// final name before it is complete.
+func Build(ctx context.Context, o Options) (*Manifest, error) {
+	b := &build{Options: o, cache: cache.Dir(o.Cache), debs: map[string]string{}}
+	if err := os.MkdirAll(o.Out, 0o755); err != nil {
+		return nil, fmt.Errorf("folder for the image: %w", err)
+	}
+	tmp, err := os.MkdirTemp(o.Out, "."+filepath.Base(o.Board)+"-")
+	if err != nil {
+		return nil, fmt.Errorf("folder for the image: %w", err)
+	}
+	b.tmp = tmp
+	for _, stage := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"load the board and overlays", b.load},
+		{"packages", b.fetchPackages},
+		{"U-Boot", b.makeUBoot},
+		{"kernel", b.makeKernel},
+		{"initramfs", b.makeInitramfs},
+		{"boot image", b.makeBootImage},
+		{"root", b.makeRoot},
+		{"disk", b.makeDisk},
+		{"results", b.publish},
+	} {
+		start := time.Now()
+		if err := stage.run(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", stage.name, err), os.RemoveAll(tmp))
+		}
+		if d := time.Since(start); d > 100*time.Millisecond {
+			b.Log("%-12s %5.1f s", stage.name, d.Seconds())
+		}
+	}
+	return &b.manifest, os.RemoveAll(tmp)
+}
+
+func (b *build) load(ctx context.Context) error {
+	var err error
+	if b.board, err = board.Load(filepath.Join(b.Project, "boards"), b.Board); err != nil {
+		return err
+	}
+	for _, name := range b.Overlays {
+		o, err := LoadOverlay(b.Project, name)
+		if err != nil {
+			return err
+		}
+		if b.Release && !o.Release {
+			return fmt.Errorf("overlay %s is not for a release image: leave it out, or build without release", name)
+		}
+		b.overlays = append(b.overlays, o)
+	}
+	rev, err := revisionOf(ctx, b.Project, b.Version)
+	if err != nil {
+		return err
+	}
+	b.time = rev.time
+	b.manifest = Manifest{
+		Board: b.Board, Version: rev.version, Epoch: rev.time.Unix(), Release: b.Release,
+		Overlays: b.Overlays, Suite: suite,
+	}
+	b.Log("image of %s, version %s, overlays %v", b.Board, rev.version, b.Overlays)
+	return nil
+}
+
+// LoadOverlay loads one of the project's overlays.
+func LoadOverlay(project, name string) (*rootfs.Overlay, error) {
+	dir := filepath.Join(project, "overlays", name)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || name == "" || filepath.Base(name) != name {
+		files, _ := filepath.Glob(filepath.Join(project, "overlays", "*", "overlay.yaml"))
+		var known []string
+		for _, f := range files {
+			known = append(known, filepath.Base(filepath.Dir(f)))
+		}
+		return nil, fmt.Errorf("unknown overlay %q: there is no folder %s; known: %v", name, dir, known)
+	}
+	return rootfs.LoadOverlay(dir)
+}
+
+// fetchPackages finds and downloads everything that comes as a Debian package.
+func (b *build) fetchPackages(ctx context.Context) error {
+	var err error
+	b.repo, err = debian.Open(ctx, debian.Config{Dir: b.Cache, Suite: suite, Arch: b.board.Arch, Mirrors: b.Mirrors, Log: b.Log})
+	if err != nil {
+		return err
+	}
+	meta, err := b.repo.Lookup(ctx, b.board.Kernel.Package)
+	if err != nil {
+		return err
+	}
+	// The meta package names the kernel of the day.
+	if b.kernelPackage, err = meta[0].DependsOn("linux-image-"); err != nil {
+		return err
+	}
+	names := []string{b.kernelPackage}
+	if p := b.board.UBoot.Package; p != "" {
+		names = append(names, p)
+	}
+	for _, o := range b.overlays {
+		for _, p := range o.Packages {
+			if !slices.Contains(names, p.Name) {
+				names = append(names, p.Name)
+			}
+		}
+	}
+	pkgs, err := b.repo.Lookup(ctx, names...)
+	if err != nil {
+		return err
+	}
+	paths, err := b.repo.Fetch(ctx, pkgs...)
+	if err != nil {
+		return err
+	}
+	for i, p := range pkgs {
+		b.debs[p.Name] = paths[i]
+	}
+	b.manifest.Packages = pkgs
+	return nil
+}
+
+// sha returns the SHA-256 of a package's file.
+func (b *build) sha(pkg string) string {
+	i := slices.IndexFunc(b.manifest.Packages, func(p debian.Package) bool { return p.Name == pkg })
+	return b.manifest.Packages[i].SHA256
+}
+
+func (b *build) makeDisk(ctx context.Context) error {
+	script := filepath.Join(b.tmp, "boot.scr")
+	if err := uboot.WriteScript(ctx, b.board, stampEnv(b.time), script); err != nil {
+		return err
+	}
+	var err error
+	b.manifest.Partitions, err = disk.Write(ctx, disk.Content{
+		Boot:      map[string]string{"boot.scr": script},
+		BootImage: b.bootImage,
+		Root:      b.root,
+		Time:      b.time,
+	}, b.tmp, filepath.Join(b.tmp, b.Board+".img"))
+	if err != nil {
+		return err
+	}
+	for path, size := range map[string]*int64{b.bootImage: &b.manifest.Slot.BootImage, b.root: &b.manifest.Slot.Root} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		*size = info.Size()
+	}
+	return nil
+}
+
+// publish compresses the image and gives all results their final names, the
+// manifest last.
+func (b *build) publish(ctx context.Context) error {
+	img, zst := b.Board+".img", b.Board+".img.zst"
+	sum, err := disk.Compress(filepath.Join(b.tmp, img), filepath.Join(b.tmp, zst))
+	if err != nil {
+		return err
+	}
+	b.manifest.Image = File{img, disk.Size, sum}
+	if b.manifest.Compressed, err = describe(b.tmp, zst); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(b.manifest, "", "  ")
+	if err != nil {
+		return err
+	}
+	manifest := b.Board + ".json"
+	if err := os.WriteFile(filepath.Join(b.tmp, manifest), append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	machine := filepath.Join(b.Out, b.Board)
+	if err := os.MkdirAll(machine, 0o755); err != nil {
+		return err
+	}
+	if err := copyFile(b.uboot, filepath.Join(b.tmp, UBootFile)); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(b.tmp, UBootFile), filepath.Join(machine, UBootFile)); err != nil {
+		return err
+	}
+	for _, name := range []string{img, zst, manifest} {
+		if err := os.Rename(filepath.Join(b.tmp, name), filepath.Join(b.Out, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// UBootFile is the name of U-Boot in the output's folder BOARD.
+const UBootFile = "u-boot.bin"
+
+func describe(dir, name string) (File, error) {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return File{}, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	if err != nil {
+		return File{}, fmt.Errorf("read back %s: %w", name, err)
+	}
+	return File{name, n, hex.EncodeToString(h.Sum(nil))}, nil
+}
+
+func copyFile(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o644)
+}
+
+// stampEnv is the environment that gives host tools the image's time.
+func stampEnv(t time.Time) []string {
+	return []string{"TZ=UTC", "LC_ALL=C", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", t.Unix())}
+}

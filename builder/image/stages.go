@@ -1,0 +1,331 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"debug/buildinfo"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/exosite/gwe/builder/cache"
+	"github.com/exosite/gwe/builder/debian"
+	"github.com/exosite/gwe/builder/kernel"
+	"github.com/exosite/gwe/builder/rootfs"
+	"github.com/exosite/gwe/builder/uboot"
+)
+
+// kernelFiles is what a Debian kernel consists of.
+type kernelFiles struct {
+	version string // as uname -r prints it
+	modules string // folder lib/modules/VERSION with depmod's lists
+	vmlinuz string
+}
+
+// makeUBoot takes U-Boot from its package, or builds it.
+func (b *build) makeUBoot(ctx context.Context) error {
+	dir, err := "", error(nil)
+	if u := b.board.UBoot; u.Build == nil {
+		dir, err = b.cache.Get("u-boot", cache.Key("package", b.sha(u.Package), u.File), func(tmp string) error {
+			return extract(ctx, b.debs[u.Package], u.File, filepath.Join(tmp, UBootFile))
+		})
+	} else {
+		dir, err = b.buildUBoot(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	f, err := describe(dir, UBootFile)
+	b.uboot, b.manifest.UBoot.SHA256 = filepath.Join(dir, UBootFile), f.SHA256
+	return err
+}
+
+func (b *build) buildUBoot(ctx context.Context) (string, error) {
+	how := b.board.UBoot.Build
+	src, err := b.repo.FetchSource(ctx, how.Source, "")
+	if err != nil {
+		return "", err
+	}
+	b.manifest.UBoot.Source = src
+	compiler, err := exec.CommandContext(ctx, how.Cross+"gcc", "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("board %s needs the compiler %sgcc: make board=%[1]s setup (or apt-get install %s): %w", b.Board, how.Cross, strings.Join(how.Packages, " "), err)
+	}
+	key := []string{"build 1", how.Defconfig, how.Cross, how.File, string(compiler)}
+	for _, f := range src.Files {
+		key = append(key, f.SHA256)
+	}
+	for _, f := range append([]string{how.Config}, how.Patches...) {
+		text, err := os.ReadFile(b.board.Path(f))
+		if err != nil {
+			return "", err
+		}
+		key = append(key, string(text))
+	}
+	return b.cache.Get("u-boot", cache.Key(key...), func(tmp string) error {
+		work := filepath.Join(tmp, "build")
+		if err := os.Mkdir(work, 0o755); err != nil {
+			return err
+		}
+		result, err := uboot.Build(ctx, b.board, src, work, b.Log)
+		if err != nil {
+			return err
+		}
+		if err := os.Rename(result, filepath.Join(tmp, UBootFile)); err != nil {
+			return err
+		}
+		return os.RemoveAll(work)
+	})
+}
+
+// extract writes one member of a package to a file.
+func extract(ctx context.Context, deb, member, to string) error {
+	found := false
+	err := debian.Walk(ctx, deb, func(h *tar.Header, r io.Reader) error {
+		if h.Name != member || h.Typeflag != tar.TypeReg {
+			return nil
+		}
+		found = true
+		if err := writeFrom(r, to); err != nil {
+			return err
+		}
+		return debian.ErrStop
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("%s has no file %s", filepath.Base(deb), member)
+	}
+	return err
+}
+
+// makeKernel unpacks the kernel's package and has depmod list what depends on
+// what, as the package's installation would.
+func (b *build) makeKernel(ctx context.Context) error {
+	version := strings.TrimPrefix(b.kernelPackage, "linux-image-")
+	dir, err := b.cache.Get("kernel", cache.Key("1", b.sha(b.kernelPackage)), func(tmp string) error {
+		b.Log("unpacking %s", b.kernelPackage)
+		err := debian.Walk(ctx, b.debs[b.kernelPackage], func(h *tar.Header, r io.Reader) error {
+			if h.Typeflag != tar.TypeReg || !strings.HasPrefix(h.Name, "lib/modules/") && !strings.HasPrefix(h.Name, "boot/vmlinu") {
+				return nil
+			}
+			to := filepath.Join(tmp, filepath.FromSlash(h.Name))
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				return err
+			}
+			return writeFrom(r, to)
+		})
+		if err != nil {
+			return err
+		}
+		cmd := exec.CommandContext(ctx, sbin("depmod"), "-b", tmp, version)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s (package kmod): %w\n%s", cmd, err, bytes.TrimSpace(out))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.manifest.Kernel = version
+	b.kernel = kernelFiles{version, filepath.Join(dir, "lib/modules", version), filepath.Join(dir, "boot/vmlinuz-"+version)}
+	return nil
+}
+
+// makeInitramfs makes the stage between kernel and root: its program, and the
+// board's modules in the order in which they load.
+func (b *build) makeInitramfs(ctx context.Context) error {
+	t := rootfs.NewTree()
+	for _, dir := range []string{"dev", "proc", "sys", "run", "newroot"} {
+		if err := t.Dir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := t.Device("dev/console", 5, 1, 0o600); err != nil {
+		return err
+	}
+	program, err := b.compile(ctx, "./gweinit/initramfs")
+	if err != nil {
+		return err
+	}
+	if err := t.File("init", 0o755, program, "gweinit/initramfs"); err != nil {
+		return err
+	}
+	files, err := kernel.Modules(b.kernel.modules, b.board.Kernel.Modules)
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(b.board.Dir, "board.yaml"), err)
+	}
+	manifest := "disk " + b.board.Disk + "\n"
+	for _, file := range files {
+		data, err := os.ReadFile(filepath.Join(b.kernel.modules, file))
+		if err != nil {
+			return err
+		}
+		path := "modules/" + filepath.Base(file)
+		manifest += "module /" + path + "\n"
+		if err := t.File(path, 0o644, data, b.kernelPackage); err != nil {
+			return err
+		}
+	}
+	if err := t.File("manifest", 0o644, []byte(manifest), "the builder"); err != nil {
+		return err
+	}
+	dir, err := b.cache.Get("initramfs", cache.Key("1", t.Hash()), func(tmp string) error {
+		return t.Initramfs(filepath.Join(tmp, "initramfs.zst"))
+	})
+	b.initramfs = filepath.Join(dir, "initramfs.zst")
+	return err
+}
+
+// makeBootImage joins kernel and initramfs. Its time is the same in all
+// builds: an image with the same content has to be the same image.
+func (b *build) makeBootImage(ctx context.Context) error {
+	k := b.board.Kernel
+	dir, err := b.cache.Get("vmlinuz", cache.Key("1", b.sha(b.kernelPackage), k.Format, k.Compression, fmt.Sprint(k.Load)), func(tmp string) error {
+		b.Log("preparing the kernel")
+		vmlinuz, err := os.ReadFile(b.kernel.vmlinuz)
+		if err != nil {
+			return err
+		}
+		parsed, err := kernel.Parse(vmlinuz, k.Format, k.Load)
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Base(b.kernel.vmlinuz), err)
+		}
+		data, err := parsed.Compress(k.Compression)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(tmp, "kernel"), data, 0o644); err != nil {
+			return err
+		}
+		parsed.Data = nil
+		text, err := json.Marshal(parsed)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(tmp, "kernel.json"), text, 0o644)
+	})
+	if err != nil {
+		return err
+	}
+	var parsed kernel.Kernel
+	text, err := os.ReadFile(filepath.Join(dir, "kernel.json"))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, &parsed); err != nil {
+		return err
+	}
+	if err := b.board.CheckMemory(parsed.Load, parsed.Size); err != nil {
+		return fmt.Errorf("%s: with kernel %s: %w", filepath.Join(b.board.Dir, "board.yaml"), b.kernel.version, err)
+	}
+	fit := kernel.FIT{
+		Arch: k.Arch, Kernel: filepath.Join(dir, "kernel"), Compression: k.Compression,
+		Load: parsed.Load, Entry: parsed.Entry, Initramfs: b.initramfs,
+	}
+	key := cache.Key("1", filepath.Base(dir), filepath.Base(filepath.Dir(b.initramfs)), k.Arch)
+	out, err := b.cache.Get("boot-image", key, func(tmp string) error {
+		return fit.Write(ctx, stampEnv(oldest), filepath.Join(tmp, "boot.fit"))
+	})
+	b.bootImage = filepath.Join(out, "boot.fit")
+	return err
+}
+
+// makeRoot merges the overlays, their packages and programs into the root.
+func (b *build) makeRoot(ctx context.Context) error {
+	t := rootfs.NewTree()
+	for _, o := range b.overlays {
+		for _, p := range o.Packages {
+			err := o.AddPackage(t, p.Name, func(visit func(*tar.Header, io.Reader) error) error {
+				return debian.Walk(ctx, b.debs[p.Name], visit)
+			})
+			if err != nil {
+				return err
+			}
+		}
+		for _, p := range o.Programs {
+			data, err := b.compile(ctx, p.Package)
+			if err != nil {
+				return err
+			}
+			if err := t.File(p.Path, 0o755, data, p.Package); err != nil {
+				return err
+			}
+		}
+		if err := o.AddFiles(t); err != nil {
+			return err
+		}
+	}
+	// os-release(5). What runs on the device reads its name and version here.
+	release := fmt.Sprintf("NAME=\"Gateway Engine\"\nID=gwe\nID_LIKE=debian\nVERSION_ID=%s\nIMAGE_ID=%s\nIMAGE_VERSION=%[1]s\n", b.manifest.Version, b.Board)
+	if err := t.File("etc/os-release", 0o644, []byte(release), "the builder"); err != nil {
+		return err
+	}
+	for _, o := range b.overlays {
+		if o.Applets != "" {
+			if err := rootfs.AddApplets(t, o.Applets); err != nil {
+				return fmt.Errorf("overlay %s: %w", o.Name, err)
+			}
+		}
+	}
+	if _, err := t.Open("usr/sbin/init"); err != nil {
+		return fmt.Errorf("the root has no usr/sbin/init: overlays %v lack \"base\": %w", b.Overlays, err)
+	}
+	dir, err := b.cache.Get("root", cache.Key("1", t.Hash(), fmt.Sprint(b.time.Unix())), func(tmp string) error {
+		b.Log("compressing the root")
+		return t.Squash(ctx, filepath.Join(tmp, "root.squashfs"), b.time)
+	})
+	b.root = filepath.Join(dir, "root.squashfs")
+	return err
+}
+
+// compile compiles a main package of the project for the board and returns
+// the program. The Go tool has its own cache.
+func (b *build) compile(ctx context.Context, pkg string) ([]byte, error) {
+	out := filepath.Join(b.tmp, "program")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, pkg)
+	cmd.Dir = b.Project
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=")
+	for key, value := range b.board.Go {
+		cmd.Env = append(cmd.Env, key+"="+value)
+	}
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("compile %s: %w\n%s", pkg, err, bytes.TrimSpace(msg))
+	}
+	info, err := buildinfo.ReadFile(out)
+	if err != nil {
+		return nil, fmt.Errorf("compile %s: %w", pkg, err)
+	}
+	b.manifest.Go = info.GoVersion
+	for _, dep := range info.Deps {
+		m := GoModule{dep.Path, dep.Version, dep.Sum}
+		if !slices.Contains(b.manifest.GoModules, m) {
+			b.manifest.GoModules = append(b.manifest.GoModules, m)
+		}
+	}
+	return os.ReadFile(out)
+}
+
+func writeFrom(r io.Reader, to string) error {
+	f, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := io.Copy(f, r); err != nil {
+		return fmt.Errorf("write %s: %w", to, err)
+	}
+	return f.Close()
+}
+
+// sbin finds administrators' tools, which are not on everybody's PATH.
+func sbin(name string) string {
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	return "/usr/sbin/" + name
+}
