@@ -47,9 +47,9 @@ type Kernel struct {
 
 // UBoot says where U-Boot comes from and which memory the boot script uses.
 type UBoot struct {
-	Package string            `yaml:"package"` // Debian package that has File, or
-	File    string            `yaml:"file"`
-	Build   *UBootBuild       `yaml:"build"`   // how to build it
+	Package string            `yaml:"package"` // Debian package
+	File    string            `yaml:"file"`    // of the package, or
+	Build   *UBootBuild       `yaml:"build"`   // how to build it from the package's source
 	Device  string            `yaml:"device"`  // interface and number of the disk: "virtio 0"
 	Script  uint64            `yaml:"script"`  // address of boot.scr
 	State   uint64            `yaml:"state"`   // address of the boot state and its read-back copy
@@ -59,9 +59,8 @@ type UBoot struct {
 	Env     map[string]string `yaml:"env"` // preset and read-only
 }
 
-// UBootBuild builds U-Boot from Debian's source package.
+// UBootBuild says how U-Boot is built from Debian's source package.
 type UBootBuild struct {
-	Source    string   `yaml:"source"`
 	Defconfig string   `yaml:"defconfig"`
 	Config    string   `yaml:"config"`  // file of options, below the board's folder
 	Patches   []string `yaml:"patches"` // files, likewise
@@ -216,14 +215,14 @@ func (b *Board) check() error {
 func (b *Board) checkUBoot() error {
 	u := &b.UBoot
 	switch {
-	case u.Build == nil && (u.Package == "" || u.File == ""):
-		return errors.New("uboot: want package and file, or build")
-	case u.Build != nil && (u.Package != "" || u.File != ""):
-		return errors.New("uboot: package, file: not together with build")
+	case u.Package == "":
+		return errors.New("uboot: package: is missing")
+	case (u.Build == nil) == (u.File == ""):
+		return errors.New("uboot: want file or build, one of the two")
 	}
 	if ub := u.Build; ub != nil {
-		if ub.Source == "" || ub.Defconfig == "" || ub.Config == "" || ub.Cross == "" || ub.File == "" {
-			return errors.New("uboot: build: want source, defconfig, config, cross and file")
+		if ub.Defconfig == "" || ub.Config == "" || ub.Cross == "" || ub.File == "" {
+			return errors.New("uboot: build: want defconfig, config, cross and file")
 		}
 		for _, f := range append([]string{ub.Config}, ub.Patches...) {
 			if _, err := os.Stat(b.Path(f)); err != nil {

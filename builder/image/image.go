@@ -63,8 +63,15 @@ type Manifest struct {
 // UBoot says which U-Boot runs before the image, and what it was built from
 // when Debian's could not be used.
 type UBoot struct {
-	SHA256 string         `json:"sha256"`
-	Source *debian.Source `json:"source,omitempty"`
+	SHA256 string  `json:"sha256"`
+	Source *Source `json:"source,omitempty"`
+}
+
+// Source is a Debian source package that the builder compiled.
+type Source struct {
+	Name    string            `json:"name"`
+	Version string            `json:"version"`
+	SHA256  map[string]string `json:"sha256"` // of its files, and of the project's patches and options
 }
 
 // SlotSize is how much of a slot is used, in bytes.
@@ -203,8 +210,8 @@ func (b *build) fetchPackages(ctx context.Context) error {
 		return err
 	}
 	names := []string{b.kernelPackage}
-	if p := b.board.UBoot.Package; p != "" {
-		names = append(names, p)
+	if b.board.UBoot.Build == nil {
+		names = append(names, b.board.UBoot.Package)
 	}
 	for _, o := range b.overlays {
 		for _, p := range o.Packages {

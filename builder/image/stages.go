@@ -48,25 +48,31 @@ func (b *build) makeUBoot(ctx context.Context) error {
 
 func (b *build) buildUBoot(ctx context.Context) (string, error) {
 	how := b.board.UBoot.Build
-	src, err := b.repo.FetchSource(ctx, how.Source, "")
+	pkg, err := b.repo.Lookup(ctx, b.board.UBoot.Package)
 	if err != nil {
 		return "", err
 	}
-	b.manifest.UBoot.Source = src
+	src, err := b.repo.FetchSource(ctx, pkg[0].Source, pkg[0].SourceVersion)
+	if err != nil {
+		return "", err
+	}
 	compiler, err := exec.CommandContext(ctx, how.Cross+"gcc", "--version").Output()
 	if err != nil {
-		return "", fmt.Errorf("board %s needs the compiler %sgcc: make board=%[1]s setup (or apt-get install %s): %w", b.Board, how.Cross, strings.Join(how.Packages, " "), err)
+		return "", fmt.Errorf("board %s needs the compiler %sgcc: make board=%[1]s setup (or apt-get install %[3]s): %[4]w", b.Board, how.Cross, strings.Join(how.Packages, " "), err)
 	}
-	key := []string{"build 1", how.Defconfig, how.Cross, how.File, string(compiler)}
+	b.manifest.UBoot.Source = &Source{src.Name, src.Version, map[string]string{}}
+	key := []string{"1", how.Defconfig, how.Cross, how.File, string(compiler)}
 	for _, f := range src.Files {
 		key = append(key, f.SHA256)
+		b.manifest.UBoot.Source.SHA256[f.Name] = f.SHA256
 	}
-	for _, f := range append([]string{how.Config}, how.Patches...) {
-		text, err := os.ReadFile(b.board.Path(f))
+	for _, name := range append([]string{how.Config}, how.Patches...) {
+		f, err := describe(b.board.Dir, name)
 		if err != nil {
 			return "", err
 		}
-		key = append(key, string(text))
+		key = append(key, f.SHA256)
+		b.manifest.UBoot.Source.SHA256[name] = f.SHA256
 	}
 	return b.cache.Get("u-boot", cache.Key(key...), func(tmp string) error {
 		work := filepath.Join(tmp, "build")
@@ -239,6 +245,10 @@ func (b *build) makeBootImage(ctx context.Context) error {
 func (b *build) makeRoot(ctx context.Context) error {
 	t := rootfs.NewTree()
 	for _, o := range b.overlays {
+		// The tree first: its links say where /bin and /lib are.
+		if err := o.AddFiles(t); err != nil {
+			return err
+		}
 		for _, p := range o.Packages {
 			err := o.AddPackage(t, p.Name, func(visit func(*tar.Header, io.Reader) error) error {
 				return debian.Walk(ctx, b.debs[p.Name], visit)
@@ -255,9 +265,6 @@ func (b *build) makeRoot(ctx context.Context) error {
 			if err := t.File(p.Path, 0o755, data, p.Package); err != nil {
 				return err
 			}
-		}
-		if err := o.AddFiles(t); err != nil {
-			return err
 		}
 	}
 	// os-release(5). What runs on the device reads its name and version here.

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/exosite/gwe/builder/board"
+	"github.com/exosite/gwe/builder/image"
+	"github.com/exosite/gwe/builder/qemu"
+)
+
+const bootUsage = `The console is on the terminal; Ctrl-A x ends the machine. Without -image it
+runs a copy of the built image, which keeps what the machine writes until the
+image is built again.
+
+Exit status: 0 if the machine printed what -until says, or was powered off
+without -until; 3 if it did not print it; 1 for any other failure.
+
+  builder boot -board qemu-arm64
+  builder boot -board qemu-mipsel -m 64 -snapshot -until 'gweinit: ready' -timeout 60s
+  builder boot -board qemu-arm64 -image card.img
+`
+
+func bootCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {
+	name := flags.String("board", "", "`name` of the board")
+	disk := flags.String("image", "", "disk image `file` to run; the machine writes to it")
+	until := flags.String("until", "", "end when the console has printed what matches this `regexp`")
+	timeout := flags.Duration("timeout", 0, "end after this time (default: 2m with -until, else none)")
+	memory := flags.Int("m", 0, "memory in `MB` (default: the board's)")
+	snapshot := flags.Bool("snapshot", false, "forget what the machine writes")
+	out := flags.String("out", "out", "`folder` of the built images")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	b, err := board.Load("boards", *name)
+	if err != nil {
+		return err
+	}
+	if _, err := regexp.Compile(*until); err != nil {
+		return fmt.Errorf("-until: %w", err)
+	}
+	scratch, err := os.MkdirTemp("", "builder-boot-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	o := qemu.Options{
+		Board: b, Image: *disk, Memory: *memory, Snapshot: *snapshot, Scratch: scratch,
+		UBoot: filepath.Join(*out, b.Name, image.UBootFile),
+	}
+	if o.Image == "" {
+		built := filepath.Join(*out, b.Name+".img")
+		if o.Image = built; !*snapshot {
+			if o.Image, err = workingCopy(built, filepath.Join(*out, b.Name, "disk.img")); err != nil {
+				return fmt.Errorf("%w: build it first: make board=%s image", err, b.Name)
+			}
+		}
+	}
+	if *until == "" {
+		return runOnTerminal(ctx, o, *timeout)
+	}
+	if *timeout == 0 {
+		*timeout = 2 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, *timeout)
+	defer cancel()
+	m, err := qemu.Start(ctx, o, os.Stdout)
+	if err != nil {
+		return err
+	}
+	defer m.Kill()
+	go io.Copy(m, os.Stdin) // ends with the process
+	seen, err := m.Expect(ctx, *until)
+	fmt.Println()
+	switch {
+	case err == nil:
+		fmt.Fprintf(os.Stderr, "builder boot: seen after %.1f s: %s\n", seen.After.Seconds(), seen.Groups[0])
+		return nil
+	case errors.Is(err, qemu.ErrEnded):
+		return fmt.Errorf("%w: %q: the machine has ended", errNotSeen, *until)
+	}
+	return fmt.Errorf("%w: %q within %v", errNotSeen, *until, *timeout)
+}
+
+// runOnTerminal gives the terminal to QEMU.
+func runOnTerminal(ctx context.Context, o qemu.Options, timeout time.Duration) error {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	cmd, err := qemu.Command(ctx, o)
+	if err != nil {
+		return err
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err = cmd.Run()
+	if exit := new(exec.ExitError); errors.As(err, &exit) && ctx.Err() == nil {
+		return fmt.Errorf("%s: %w", filepath.Base(cmd.Path), err)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("the machine was ended: %w", ctx.Err())
+	}
+	return err
+}
+
+// workingCopy returns to, a copy of the image from that the machine may write
+// to. It is made anew when the image is newer.
+func workingCopy(from, to string) (string, error) {
+	src, err := os.Stat(from)
+	if err != nil {
+		return "", err
+	}
+	if dst, err := os.Stat(to); err == nil && dst.ModTime().After(src.ModTime()) {
+		return to, nil
+	}
+	// Not io.Copy: the copy is to be as sparse as the image.
+	tmp := to + ".tmp"
+	if out, err := exec.Command("cp", "--sparse=always", from, tmp).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("copy %s: %w: %s", from, err, out)
+	}
+	return to, os.Rename(tmp, to)
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/exosite/gwe/builder/board"
+	"github.com/exosite/gwe/builder/debian"
+	"github.com/exosite/gwe/builder/image"
+)
+
+const imageUsage = `Leaves BOARD.img, BOARD.img.zst and BOARD.json in the output folder.
+
+  builder image -board qemu-arm64
+  builder image -board qemu-mipsel -overlays "base busybox dev" -version 1.2.0
+  builder image -board qemu-arm64 -mirror "URL-OF-A-DEBIAN-MIRROR"
+`
+
+func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {
+	o := image.Options{Project: ".", Log: progress(os.Stderr)}
+	flags.StringVar(&o.Board, "board", "", "`name` of the board, a folder in boards/")
+	overlays := flags.String("overlays", "base busybox", "`names` of overlays, folders in overlays/, later ones on top")
+	flags.StringVar(&o.Version, "version", "", "version of the firmware (default: from the git commit)")
+	flags.BoolVar(&o.Release, "release", false, "refuse what must not reach a customer")
+	mirror := flags.String("mirror", "", "`URLs` of the Debian archive and its security archive (default: those of the host's apt)")
+	flags.StringVar(&o.Out, "out", "out", "output `folder`")
+	flags.StringVar(&o.Cache, "cache", "", "`folder` for downloads and finished stages (default: "+filepath.Join("~", ".cache", cacheName)+")")
+	asJSON := flags.Bool("json", false, "print BOARD.json at the end")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	o.Overlays, o.Mirrors = strings.Fields(*overlays), strings.Fields(*mirror)
+	if o.Cache == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return fmt.Errorf("%w: say where to keep downloads with -cache", err)
+		}
+		o.Cache = filepath.Join(cache, cacheName)
+	}
+	start := time.Now()
+	m, err := image.Build(ctx, o)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "%s: %d MB, %.1f MB compressed; slot %.1f MB; %.1f s\n", filepath.Join(o.Out, m.Image.Name),
+		m.Image.Size>>20, float64(m.Compressed.Size)/1e6, float64(m.Slot.BootImage+m.Slot.Root)/1e6, time.Since(start).Seconds())
+	if *asJSON {
+		return printJSON(m)
+	}
+	return nil
+}
+
+const cacheName = "gateway-engine"
+
+// progress prints one line an event, with the time since the start.
+func progress(w *os.File) func(string, ...any) {
+	start := time.Now()
+	return func(format string, args ...any) {
+		fmt.Fprintf(w, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
+	}
+}
+
+const boardsUsage = `  builder boards
+  builder boards -json
+`
+
+func boardsCommand(_ context.Context, flags *flag.FlagSet, args []string) error {
+	asJSON := flags.Bool("json", false, "print a JSON array")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	names, err := board.List("boards")
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("there is no folder boards/ with boards here: run in the project's folder")
+	}
+	type row struct {
+		Name        string `json:"name"`
+		Arch        string `json:"arch"`
+		Kernel      string `json:"kernel"`
+		Description string `json:"description"`
+	}
+	var rows []row
+	for _, name := range names {
+		b, err := board.Load("boards", name)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, row{b.Name, b.Arch, b.Kernel.Package, b.Description})
+	}
+	if *asJSON {
+		return printJSON(rows)
+	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", r.Name, r.Arch, r.Kernel, r.Description)
+	}
+	return t.Flush()
+}
+
+const setupUsage = `Installs with apt-get, as root or with sudo, what the host lacks; nothing if
+all is there.
+
+  builder setup -board qemu-arm64
+  builder setup -board "qemu-arm64 qemu-mipsel" -test
+`
+
+// hostPackages have the tools that every image is made with.
+func hostPackages() []string {
+	return []string{
+		"debian-archive-keyring", "device-tree-compiler", "dosfstools", "dpkg-dev", "e2fsprogs", "git", "gpgv",
+		"kmod", "mtools", "patch", "squashfs-tools", "u-boot-tools", "xz-utils",
+	}
+}
+
+// testPackages have the tools that the tests check with.
+func testPackages() []string {
+	return []string{"cpio", "fdisk", "gdisk", "gnupg"}
+}
+
+func setupCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {
+	boards := flags.String("board", "", "`names` of the boards to build and boot")
+	test := flags.Bool("test", false, "also what the tests need")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	packages := hostPackages()
+	if *test {
+		packages = append(packages, testPackages()...)
+	}
+	for _, name := range strings.Fields(*boards) {
+		b, err := board.Load("boards", name)
+		if err != nil {
+			return err
+		}
+		packages = append(packages, b.Machine.Packages...)
+		if b.UBoot.Build != nil {
+			packages = append(packages, b.UBoot.Build.Packages...)
+		}
+	}
+	slices.Sort(packages)
+	return debian.Install(ctx, progress(os.Stderr), slices.Compact(packages)...)
+}
+
+func printJSON(v any) error {
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
