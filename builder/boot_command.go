@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,8 +60,10 @@ func bootCommand(ctx context.Context, flags *flag.FlagSet, args []string) error 
 	if o.Image == "" {
 		built := filepath.Join(*out, b.Name+".img")
 		if o.Image = built; !*snapshot {
-			if o.Image, err = workingCopy(built, filepath.Join(*out, b.Name, "disk.img")); err != nil {
+			if o.Image, err = workingCopy(built, filepath.Join(*out, b.Name, "disk.img")); errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("%w: build it first: make board=%s image", err, b.Name)
+			} else if err != nil {
+				return err
 			}
 		}
 	}

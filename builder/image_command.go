@@ -112,7 +112,7 @@ const setupUsage = `Installs with apt-get, as root or with sudo, what the host l
 all is there.
 
   builder setup -board qemu-arm64
-  builder setup -board "qemu-arm64 qemu-mipsel" -test
+  builder setup -board "qemu-arm64 qemu-mipsel" -boot -test
 `
 
 // hostPackages have the tools that every image is made with.
@@ -129,7 +129,8 @@ func testPackages() []string {
 }
 
 func setupCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {
-	boards := flags.String("board", "", "`names` of the boards to build and boot")
+	boards := flags.String("board", "", "`names` of the boards to build")
+	boot := flags.Bool("boot", false, "also what booting the boards in QEMU needs")
 	test := flags.Bool("test", false, "also what the tests need")
 	if err := parse(flags, args); err != nil {
 		return err
@@ -143,7 +144,9 @@ func setupCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 		if err != nil {
 			return err
 		}
-		packages = append(packages, b.Machine.Packages...)
+		if *boot {
+			packages = append(packages, b.Machine.Packages...)
+		}
 		if b.UBoot.Build != nil {
 			packages = append(packages, b.UBoot.Build.Packages...)
 		}

@@ -197,7 +197,7 @@ func (b *Board) check() error {
 	if len(strings.Fields(b.UBoot.Device)) != 2 {
 		return fmt.Errorf("uboot: device: %q: want an interface and a number, like \"mmc 0\"", b.UBoot.Device)
 	}
-	if !strings.HasPrefix(b.Disk, "devices/") || strings.Contains(b.Disk, "..") {
+	if !strings.HasPrefix(b.Disk, "devices/") || !strings.HasSuffix(b.Disk, "/") || strings.Contains(b.Disk, "..") {
 		return fmt.Errorf("disk: %q: want the controller's folder in /sys, like devices/platform/soc/3f202000.mmc/", b.Disk)
 	}
 	if b.BootCommands == "" {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/exosite/gwe/builder/board"
@@ -119,6 +120,9 @@ type build struct {
 // final name before it is complete.
 func Build(ctx context.Context, o Options) (*Manifest, error) {
 	b := &build{Options: o, cache: cache.Dir(o.Cache), debs: map[string]string{}}
+	if err := b.load(ctx); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return nil, fmt.Errorf("folder for the image: %w", err)
 	}
@@ -131,7 +135,6 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 		name string
 		run  func(context.Context) error
 	}{
-		{"load the board and overlays", b.load},
 		{"packages", b.fetchPackages},
 		{"U-Boot", b.makeUBoot},
 		{"kernel", b.makeKernel},
@@ -183,7 +186,7 @@ func (b *build) load(ctx context.Context) error {
 // LoadOverlay loads one of the project's overlays.
 func LoadOverlay(project, name string) (*rootfs.Overlay, error) {
 	dir := filepath.Join(project, "overlays", name)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || name == "" || filepath.Base(name) != name {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || filepath.Base(name) != name || strings.Trim(name, ".") == "" {
 		files, _ := filepath.Glob(filepath.Join(project, "overlays", "*", "overlay.yaml"))
 		var known []string
 		for _, f := range files {

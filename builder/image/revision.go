@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -28,11 +29,14 @@ func revisionOf(ctx context.Context, project, version string) (revision, error) 
 	git := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", project}, args...)...)
 		out, err := cmd.Output()
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+		}
 		return strings.TrimSpace(string(out)), err
 	}
 	r := revision{version, oldest}
 	stamp, gitErr := git("log", "-1", "--format=%ct")
-	if env, ok := os.LookupEnv("SOURCE_DATE_EPOCH"); ok {
+	if env := os.Getenv("SOURCE_DATE_EPOCH"); env != "" {
 		stamp = env
 	}
 	if stamp != "" {
@@ -46,7 +50,7 @@ func revisionOf(ctx context.Context, project, version string) (revision, error) 
 	}
 	if r.version == "" {
 		if gitErr != nil {
-			return r, fmt.Errorf("there is no git commit to take the version from: say version=1.0.0")
+			return r, fmt.Errorf("there is no git commit to take the version from: say version=1.0.0: %w", gitErr)
 		}
 		described, err := git("describe", "--tags", "--long", "--match", "v[0-9]*")
 		if err != nil {
@@ -73,7 +77,8 @@ func revisionOf(ctx context.Context, project, version string) (revision, error) 
 func versionFrom(described string, dirty bool) string {
 	f := strings.Split(strings.TrimPrefix(described, "v"), "-")
 	n := len(f)
-	version, commits, hash := strings.Join(f[:n-2], "-"), f[n-2], f[n-1]
+	// In Debian's order 1.2.0~rc1 comes before 1.2.0, and 1.2.0-rc1 behind it.
+	version, commits, hash := strings.Join(f[:n-2], "~"), f[n-2], f[n-1]
 	extra := ""
 	if commits != "0" {
 		extra = "+" + commits + "." + hash

@@ -74,13 +74,20 @@ func parseELF(b []byte, load uint64) (Kernel, error) {
 	if k.Load != load {
 		return Kernel{}, fmt.Errorf("kernel: load: the kernel is made for %#x, the board says %#x", k.Load, load)
 	}
+	if k.Entry < k.Load || k.Entry >= k.Load+k.Size {
+		return Kernel{}, fmt.Errorf("ELF kernel: its entry %#x is outside of its segment", k.Entry)
+	}
 	return *k, nil
 }
 
 // Compress returns k's data as the boot image holds it: "none" or "gzip".
 func (k Kernel) Compress(how string) ([]byte, error) {
-	if how == "none" {
+	switch how {
+	case "none":
 		return k.Data, nil
+	case "gzip":
+	default:
+		return nil, fmt.Errorf("unknown compression %q of a kernel", how)
 	}
 	var buf bytes.Buffer
 	z, err := gzip.NewWriterLevel(&buf, gzip.BestCompression)

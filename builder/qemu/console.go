@@ -70,6 +70,10 @@ type Match struct {
 	After  time.Duration // since the machine's start
 }
 
+// settle is how long Expect waits for more when a match ends where the
+// console does: "ready.*" is to match the whole line, and a prompt at once.
+const settle = 200 * time.Millisecond
+
 // Expect waits until the console has printed something that matches, behind
 // what earlier calls matched. The error shows the end of the console.
 func (c *Console) Expect(ctx context.Context, expr string) (Match, error) {
@@ -77,10 +81,13 @@ func (c *Console) Expect(ctx context.Context, expr string) (Match, error) {
 	if err != nil {
 		return Match{}, err
 	}
+	settled := false
 	for {
 		c.mu.Lock()
 		text, changed, closed := c.text[c.read:], c.changed, c.closed
-		if loc := re.FindSubmatchIndex(text); loc != nil {
+		loc := re.FindSubmatchIndex(text)
+		atEnd := loc != nil && loc[1] == len(text)
+		if loc != nil && (!atEnd || settled || closed) {
 			m := Match{After: time.Since(c.start)}
 			for i := 0; i < len(loc); i += 2 {
 				group := ""
@@ -97,15 +104,26 @@ func (c *Console) Expect(ctx context.Context, expr string) (Match, error) {
 		if closed {
 			return Match{}, fmt.Errorf("%w without printing %q; its console ends:\n%s", ErrEnded, expr, c.Tail(40))
 		}
+		var wait <-chan time.Time
+		if atEnd {
+			wait = time.After(settle)
+		}
+		settled = false
 		select {
 		case <-changed:
+		case <-wait:
+			settled = true
 		case <-ctx.Done():
+			if atEnd {
+				settled = true
+				continue
+			}
 			return Match{}, fmt.Errorf("%w after %.1f s without printing %q; its console ends:\n%s", ctx.Err(), time.Since(c.start).Seconds(), expr, c.Tail(40))
 		}
 	}
 }
 
-// Text returns all that was printed.
+// Text returns what was printed, the last megabyte.
 func (c *Console) Text() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -44,6 +44,10 @@ func Command(ctx context.Context, o Options) (*exec.Cmd, error) {
 			return nil, fmt.Errorf("board %s has at least %d MB", o.Board.Name, memory)
 		}
 	}
+	qemu, err := exec.LookPath(strings.Fields(m.Command[0])[0])
+	if err != nil {
+		return nil, fmt.Errorf("%w: make board=%s setup (or apt-get install %s)", err, o.Board.Name, strings.Join(m.Packages, " "))
+	}
 	for _, file := range []string{o.Image, o.UBoot} {
 		if _, err := os.Stat(file); err != nil {
 			return nil, fmt.Errorf("%w: build it first: make board=%s image", err, o.Board.Name)
@@ -59,32 +63,27 @@ func Command(ctx context.Context, o Options) (*exec.Cmd, error) {
 			return nil, err
 		}
 	}
-	replace := strings.NewReplacer(
-		"{image}", escape(o.Image), "{flash}", escape(flash), "{uboot}", escape(o.UBoot),
-		"{memory}", strconv.Itoa(memory))
-	var argv []string
-	for _, line := range m.Command {
-		for _, word := range strings.Fields(line) {
-			argv = append(argv, replace.Replace(word))
+	values := map[string]string{"{image}": o.Image, "{flash}": flash, "{uboot}": o.UBoot, "{memory}": strconv.Itoa(memory)}
+	argv := []string{qemu}
+	for _, word := range strings.Fields(strings.Join(m.Command, " "))[1:] {
+		if value, whole := values[word]; whole {
+			word = value
 		}
+		for name, value := range values { // in a list of options commas separate
+			word = strings.ReplaceAll(word, name, strings.ReplaceAll(value, ",", ",,"))
+		}
+		argv = append(argv, word)
 	}
 	if o.Snapshot {
 		argv = append(argv, "-snapshot")
 	}
 	argv = append(argv, o.Args...)
-	path, err := exec.LookPath(argv[0])
-	if err != nil {
-		return nil, fmt.Errorf("%w: make board=%s setup (or apt-get install %s)", err, o.Board.Name, strings.Join(m.Packages, " "))
-	}
-	cmd := exec.CommandContext(ctx, path, argv[1:]...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	// No machine outlives the builder.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second
 	return cmd, nil
 }
-
-// escape makes a path part of a QEMU option, in which commas separate.
-func escape(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 
 // Machine is a running machine whose console a program reads and types on.
 type Machine struct {

@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 )
 
-func cpus() int { return runtime.NumCPU() }
-
-// run runs a host tool; its output is in the error.
-func run(ctx context.Context, env []string, dir, name string, args ...string) error {
+// run runs a host tool of the given Debian package; the end of its output is
+// in the error.
+func run(ctx context.Context, pkg string, env []string, dir, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Dir = dir
@@ -21,8 +19,5 @@ func run(ctx context.Context, env []string, dir, name string, args ...string) er
 		return nil
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if len(lines) > 20 {
-		lines = lines[len(lines)-20:]
-	}
-	return fmt.Errorf("%s: %w\n%s", cmd, err, strings.Join(lines, "\n"))
+	return fmt.Errorf("%s (package %s): %w\n%s", cmd, pkg, err, strings.Join(lines[max(0, len(lines)-20):], "\n"))
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -51,7 +52,7 @@ func WriteScript(ctx context.Context, b *board.Board, env []string, out string) 
 		return fmt.Errorf("write the boot script: %w", err)
 	}
 	defer os.Remove(cmd)
-	return run(ctx, env, "", "mkimage", "-q", "-A", b.Kernel.Arch, "-T", "script", "-C", "none", "-n", "gwe boot script", "-d", cmd, out)
+	return run(ctx, "u-boot-tools", env, "", "mkimage", "-q", "-A", b.Kernel.Arch, "-T", "script", "-C", "none", "-n", "gwe boot script", "-d", cmd, out)
 }
 
 // WriteEnv writes the preset environment of the board to out: what board.yaml
@@ -61,6 +62,9 @@ func WriteEnv(ctx context.Context, b *board.Board, extra map[string]string, out 
 	maps.Copy(vars, extra)
 	var text bytes.Buffer
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		if v := vars[name]; strings.Contains(v, "\n") || strings.HasSuffix(v, "\\") {
+			return fmt.Errorf("uboot: env: %s: a line break or a backslash at the end would become another variable", name)
+		}
 		fmt.Fprintf(&text, "%s=%s\n", name, vars[name])
 	}
 	in := out + ".txt"
@@ -68,7 +72,7 @@ func WriteEnv(ctx context.Context, b *board.Board, extra map[string]string, out 
 		return fmt.Errorf("write U-Boot's environment: %w", err)
 	}
 	defer os.Remove(in)
-	return run(ctx, nil, "", "mkenvimage", "-s", fmt.Sprint(b.UBoot.EnvSize), "-o", out, in)
+	return run(ctx, "u-boot-tools", nil, "", "mkenvimage", "-s", fmt.Sprint(b.UBoot.EnvSize), "-o", out, in)
 }
 
 // WriteFlash writes the NOR flash of the board's machine to out, with U-Boot
@@ -141,7 +145,7 @@ func Build(ctx context.Context, b *board.Board, src *debian.Source, dir string, 
 		if err != nil {
 			return "", err
 		}
-		if err := run(ctx, nil, tree, "patch", "-p1", "-s", "-F0", "-i", patch); err != nil {
+		if err := run(ctx, "patch", nil, tree, "patch", "-p1", "-s", "-F0", "-i", patch); err != nil {
 			return "", fmt.Errorf("patch U-Boot %s: %w", src.Version, err)
 		}
 	}
@@ -156,7 +160,7 @@ func Build(ctx context.Context, b *board.Board, src *debian.Source, dir string, 
 		"KBUILD_BUILD_USER=gwe", "KBUILD_BUILD_HOST=gwe",
 	}
 	mk := func(args ...string) error {
-		return run(ctx, env, tree, "make", append([]string{"-s", "O=" + obj}, args...)...)
+		return run(ctx, "make", env, tree, "make", append([]string{"-s", "O=" + obj}, args...)...)
 	}
 	log("building U-Boot %s with %s, once; a few minutes", src.Version, build.Defconfig)
 	if err := mk(build.Defconfig); err != nil {
@@ -176,7 +180,7 @@ func Build(ctx context.Context, b *board.Board, src *debian.Source, dir string, 
 	if err := checkConfig(b.Path(build.Config), options, config); err != nil {
 		return "", err
 	}
-	if err := mk("-j"+fmt.Sprint(cpus()), build.File); err != nil {
+	if err := mk("-j"+fmt.Sprint(runtime.NumCPU()), build.File); err != nil {
 		return "", err
 	}
 	return filepath.Join(obj, filepath.FromSlash(build.File)), nil

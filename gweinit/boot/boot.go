@@ -59,8 +59,7 @@ func Main(args []string) int {
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
-	// A console that hangs up or a reader that goes must not end PID 1.
-	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	takeSignals()
 	// Ctrl-Alt-Del becomes SIGINT instead of a reset without sync.
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
 		logError("take over Ctrl-Alt-Del: %v", err)
@@ -71,6 +70,22 @@ func Main(args []string) int {
 	for {
 		if command, ok := rebootCommand(<-signals); ok {
 			s.shutdown(command)
+		}
+	}
+}
+
+// takeSignals takes all other signals that can end a Go program, and does
+// nothing. The kernel protects PID 1 only from signals without a handler, but
+// Go has one for each: "kill -QUIT 1" would be a reboot.
+func takeSignals() {
+	ignored := make(chan os.Signal, 1)
+	for sig := unix.Signal(1); sig < 32; sig++ { // their numbers differ between architectures
+		switch sig {
+		case unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2: // asked for
+		case unix.SIGCHLD, unix.SIGURG: // the reaper's and the Go runtime's
+		case unix.SIGPROF, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGKILL, unix.SIGSTOP: // harmless
+		default:
+			signal.Notify(ignored, sig)
 		}
 	}
 }

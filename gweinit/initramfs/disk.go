@@ -64,18 +64,23 @@ func findDisk(s *stage) error {
 	return link(mine, "/dev/disk/by-partlabel")
 }
 
-// choose picks the wanted partitions of the boot disk, and those of other
-// disks that have one of the names: a card in a reader, or an attack.
-func choose(all []partition, disk string, wanted []string) (mine map[string]partition, others []partition) {
+// choose picks the wanted partitions of the boot disk, the first one at the
+// controller, and those of other disks that have one of the names: a card in a
+// reader, or an attack.
+func choose(all []partition, controller string, wanted []string) (mine map[string]partition, others []partition) {
 	mine = map[string]partition{}
+	controller = strings.TrimSuffix(controller, "/") + "/" // 0a.1 is not 0a.10
+	disk := ""
 	for _, p := range all {
-		switch {
-		case !slices.Contains(wanted, p.name):
-		case strings.HasPrefix(p.sysPath, disk):
-			if _, ok := mine[p.name]; !ok {
-				mine[p.name] = p
-			}
-		default:
+		if !slices.Contains(wanted, p.name) {
+			continue
+		}
+		if disk == "" && strings.HasPrefix(p.sysPath, controller) {
+			disk = filepath.Dir(p.sysPath)
+		}
+		if _, twice := mine[p.name]; filepath.Dir(p.sysPath) == disk && !twice {
+			mine[p.name] = p
+		} else {
 			others = append(others, p)
 		}
 	}

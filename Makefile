@@ -1,0 +1,54 @@
+# Gateway Engine firmware. "make help" lists the targets.
+
+overlays = base busybox
+boards   = $(notdir $(patsubst %/,%,$(dir $(wildcard boards/*/board.yaml))))
+
+builder = out/builder
+
+.PHONY: help image boot boards setup test test-unit test-qemu bench clean $(builder)
+
+help: ## list the targets
+	@echo "usage: make [VARIABLE=VALUE...] TARGET"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  board=NAME     a board of \"make boards\""
+	@echo "  overlays=...   what the root is made of (default: $(overlays)); add dev for a shell on the console"
+	@echo "  version=...    version of the firmware (default: from the git commit)"
+	@echo "  release=1      refuse what must not reach a customer"
+	@echo "  mirror=URL...  Debian archive, and its security archive (default: those of the host's apt)"
+	@echo "  until=REGEXP   with boot: end when the console has printed it"
+
+image: $(builder) ## build out/BOARD.img, .img.zst and .json
+	@$(builder) setup -board "$(board)"
+	@$(builder) image -board "$(board)" -overlays "$(overlays)" -version "$(version)" -mirror "$(mirror)" -release=$(if $(release),true,false)
+
+boot: $(builder) ## boot the built image in QEMU, console on the terminal (Ctrl-A x ends it)
+	@$(builder) setup -board "$(board)" -boot
+	@$(builder) boot -board "$(board)" -until '$(until)'
+
+boards: $(builder) ## list the boards
+	@$(builder) boards
+
+setup: $(builder) ## install all Debian packages that building, booting and testing need
+	@$(builder) setup -board "$(boards)" -boot -test
+
+test: test-unit test-qemu ## test everything, with real boots in QEMU (about 15 minutes)
+
+test-unit: setup
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
+	go vet -tags qemu ./...
+	GOARCH=mipsle go vet ./gweinit/...
+	go test ./...
+
+test-qemu: setup
+	go test -tags qemu -count=1 -timeout 40m ./builder/stories
+
+bench: setup ## measure builds, sizes, boots and memory of all boards; prints a table
+	go test -tags qemu -count=1 -timeout 40m -run '^$$' -bench Figures ./builder/stories
+
+clean: ## remove what was built (downloads stay in the cache)
+	rm -rf out
+
+$(builder):
+	@go build -o $@ ./builder

@@ -1,0 +1,105 @@
+package kernel
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// fit is a boot image whose files have names that a device tree has to quote.
+func fit(t *testing.T) FIT {
+	dir := filepath.Join(t.TempDir(), `a "b" ü`)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f := FIT{Arch: "mips", Compression: "none", Load: 0x810f0000, Entry: 0x810f0440,
+		Kernel: filepath.Join(dir, "kernel"), Initramfs: filepath.Join(dir, "initramfs.zst")}
+	for name, data := range map[string]string{f.Kernel: "the kernel", f.Initramfs: "the initramfs"} {
+		if err := os.WriteFile(name, []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+var epoch = []string{"SOURCE_DATE_EPOCH=1700000000", "TZ=UTC"}
+
+func TestFIT(t *testing.T) {
+	f := fit(t)
+	dir := t.TempDir()
+	out := filepath.Join(dir, "boot.fit")
+	if err := f.Write(t.Context(), epoch, out); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("dumpimage", "-l", out)
+	cmd.Env = append(os.Environ(), "TZ=UTC")
+	list, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, list)
+	}
+	got := regexp.MustCompile(`[ \t]+`).ReplaceAllString(string(list), " ")
+	for _, want := range []string{
+		"FIT description: gwe boot image",
+		"Created: Tue Nov 14 22:13:20 2023",
+		"Image 0 (kernel)", "Type: Kernel Image", "Compression: uncompressed", "Data Size: 10 Bytes",
+		"Architecture: MIPS", "OS: Linux", "Load Address: 0x810f0000", "Entry Point: 0x810f0440",
+		fmt.Sprintf("Hash algo: sha256\n Hash value: %x", sha256.Sum256([]byte("the kernel"))),
+		"Image 1 (ramdisk)", "Type: RAMDisk Image", "Data Size: 13 Bytes",
+		fmt.Sprintf("Hash algo: sha256\n Hash value: %x", sha256.Sum256([]byte("the initramfs"))),
+		"Default Configuration: 'conf'", "Configuration 0 (conf)", "Kernel: kernel", "Init Ramdisk: ramdisk",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("dumpimage -l has no %q, but\n%s", want, list)
+		}
+	}
+	for i, want := range []string{"the kernel", "the initramfs"} {
+		part := filepath.Join(t.TempDir(), "part")
+		if out, err := exec.Command("dumpimage", "-T", "flat_dt", "-p", fmt.Sprint(i), "-o", part, out).CombinedOutput(); err != nil {
+			t.Fatalf("dumpimage -p %d: %v\n%s", i, err, out)
+		}
+		if got, err := os.ReadFile(part); err != nil || string(got) != want {
+			t.Errorf("image %d is %q, want %q; %v", i, got, want, err)
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
+		t.Errorf("left beside the image: %v", left)
+	}
+
+	again := filepath.Join(dir, "again.fit")
+	if err := f.Write(t.Context(), epoch, again); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := os.ReadFile(out)
+	b, _ := os.ReadFile(again)
+	if !bytes.Equal(a, b) {
+		t.Errorf("two runs differ: %d and %d bytes", len(a), len(b))
+	}
+}
+
+func TestFITErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*FIT)
+		want   string
+	}{
+		{"no kernel", func(f *FIT) { f.Kernel += "x" }, "kernelx"},
+		{"no initramfs", func(f *FIT) { f.Initramfs += "x" }, "initramfs.zstx"},
+		{"an address beyond U-Boot's 32 bits", func(f *FIT) { f.Load = 1 << 32 }, "out of range for 32-bit"},
+		{"mkimage is not installed", func(*FIT) { t.Setenv("PATH", t.TempDir()) }, "u-boot-tools"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := fit(t)
+			tt.change(&f)
+			err := f.Write(t.Context(), epoch, filepath.Join(t.TempDir(), "boot.fit"))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
