@@ -42,7 +42,7 @@ func (d Dir) Get(stage, key string, build func(tmp string) error) (string, error
 	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
 		return "", fmt.Errorf("cache of the %s stage: %w", stage, err)
 	}
-	unlock, err := lock(final + ".lock")
+	unlock, err := Lock(final + ".lock")
 	if err != nil {
 		return "", fmt.Errorf("cache of the %s stage: %w", stage, err)
 	}
@@ -74,7 +74,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func lock(path string) (unlock func(), err error) {
+// Lock makes other processes that want the same path wait until unlock. The
+// file stays; a process that dies gives its locks back.
+func Lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err

@@ -126,11 +126,18 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return nil, fmt.Errorf("folder for the image: %w", err)
 	}
-	tmp, err := os.MkdirTemp(o.Out, "."+filepath.Base(o.Board)+"-")
+	b.tmp = filepath.Join(o.Out, "."+o.Board+".tmp")
+	unlock, err := cache.Lock(filepath.Join(o.Out, "."+o.Board+".lock"))
 	if err != nil {
 		return nil, fmt.Errorf("folder for the image: %w", err)
 	}
-	b.tmp = tmp
+	defer unlock()
+	if err := os.RemoveAll(b.tmp); err != nil { // of a build that was interrupted
+		return nil, fmt.Errorf("folder for the image: %w", err)
+	}
+	if err := os.Mkdir(b.tmp, 0o755); err != nil {
+		return nil, fmt.Errorf("folder for the image: %w", err)
+	}
 	for _, stage := range []struct {
 		name string
 		run  func(context.Context) error
@@ -146,13 +153,13 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 	} {
 		start := time.Now()
 		if err := stage.run(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", stage.name, err), os.RemoveAll(tmp))
+			return nil, errors.Join(fmt.Errorf("%s: %w", stage.name, err), os.RemoveAll(b.tmp))
 		}
 		if d := time.Since(start); d > 100*time.Millisecond {
 			b.Log("%-12s %5.1f s", stage.name, d.Seconds())
 		}
 	}
-	return &b.manifest, os.RemoveAll(tmp)
+	return &b.manifest, os.RemoveAll(b.tmp)
 }
 
 func (b *build) load(ctx context.Context) error {

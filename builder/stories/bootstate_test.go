@@ -312,7 +312,7 @@ func TestUnwritableBootState(t *testing.T) {
 	eachBoard(t, func(t *testing.T, b *build) {
 		c := stubCard(t, b, false)
 		rules := filepath.Join(t.TempDir(), "blkdebug")
-		if err := os.WriteFile(rules, []byte("[inject-error]\nevent = \"pwritev\"\nerrno = \"5\"\n"), 0o644); err != nil {
+		if err := os.WriteFile(rules, []byte("[inject-error]\nevent = \"pwritev\"\niotype = \"write\"\nerrno = \"5\"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		broken := func(o *qemu.Options) {
@@ -332,6 +332,34 @@ func TestUnwritableBootState(t *testing.T) {
 		booted, _, text = c.firstBoot(t, broken)
 		if booted != slot.B {
 			t.Errorf("the good slot is refused: %s was booted, want b\n%s", booted, text)
+		}
+	})
+}
+
+// A torn partition table: U-Boot takes the backup, and without any it resets
+// again and again.
+func TestUBootWithATornTable(t *testing.T) {
+	eachBoard(t, func(t *testing.T, b *build) {
+		c := stubCard(t, b, false)
+		disk := partition{off: 0, size: b.Image.Size}
+		var err error
+		if disk.f, err = os.OpenFile(c.path, os.O_RDWR, 0); err != nil {
+			t.Fatal(err)
+		}
+		defer disk.f.Close()
+		zero := make([]byte, 33*512)
+		if _, err := disk.WriteAt(zero, 512); err != nil {
+			t.Fatal(err)
+		}
+		if booted, why, text := c.firstBoot(t); booted != slot.A || why != "good" {
+			t.Errorf("with the backup: %s %s\n%s", booted, why, text)
+		}
+		if _, err := disk.WriteAt(zero, disk.size-33*512); err != nil {
+			t.Fatal(err)
+		}
+		m := c.boot(t)
+		for range 4 {
+			m.sees(`(?m)^U-Boot 20`)
 		}
 	})
 }

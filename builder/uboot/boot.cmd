@@ -6,19 +6,20 @@
 # kernel arguments gwe.slot and gwe.script.
 #
 # Numbers are hexadecimal; "test" knows that only with a 0x before them.
-# Nothing here stops: whatever fails, the last line resets.
+# Nothing here stops: whatever fails, the last line resets. A partition that is
+# not found leaves its variable empty, and a read without a count can hang.
 #
 # Set above by the builder: devtype devnum state_addr check_addr image_addr
 # console_args. gwe_args, from U-Boot's own environment, goes to the kernel.
 
-setenv load_state 'setenv V; setenv SEQ; setenv GOOD; setenv TRIAL; setenv T_LEFT; setenv A_STATE; setenv A_LEFT; setenv B_STATE; setenv B_LEFT; ${devtype} read ${state_addr} ${blk} 20 && env import -c ${state_addr} 4000 V SEQ GOOD TRIAL T_LEFT A_STATE A_LEFT B_STATE B_LEFT && test "${V}" = 1 -a -n "${SEQ}" && test "${GOOD}" = a -o "${GOOD}" = b'
+setenv load_state 'setenv V; setenv SEQ; setenv GOOD; setenv TRIAL; setenv T_LEFT; setenv A_STATE; setenv A_LEFT; setenv B_STATE; setenv B_LEFT; test -n "${blk}" && ${devtype} read ${state_addr} ${blk} 20 && env import -c ${state_addr} 4000 V SEQ GOOD TRIAL T_LEFT A_STATE A_LEFT B_STATE B_LEFT && test "${V}" = 1 -a -n "${SEQ}" && test "${GOOD}" = a -o "${GOOD}" = b'
 setenv save_state 'setexpr SEQ ${SEQ} + 1; env export -c -s 4000 ${state_addr} V SEQ GOOD TRIAL T_LEFT A_STATE A_LEFT B_STATE B_LEFT && ${devtype} write ${state_addr} ${old} 20 && ${devtype} read ${check_addr} ${old} 20 && cmp.l ${state_addr} ${check_addr} 1000'
-setenv load_image '${devtype} read ${image_addr} ${kst} 1 && fdt addr ${image_addr} && fdt header get size totalsize && test 0x${size} -le 0x1000000 && setexpr blocks ${size} + 1ff && setexpr blocks ${blocks} / 200 && ${devtype} read ${image_addr} ${kst} ${blocks}'
+setenv load_image 'test -n "${kst}" && ${devtype} read ${image_addr} ${kst} 1 && fdt addr ${image_addr} && fdt header get size totalsize && test 0x${size} -le 0x1000000 && setexpr blocks ${size} + 1ff && setexpr blocks ${blocks} / 200 && ${devtype} read ${image_addr} ${kst} ${blocks}'
 
 # The newer valid copy counts (blk), the older is overwritten next (old).
-setenv st0; setenv s0; setenv s1; setenv blk; setenv old
+setenv st0; setenv st1; setenv s0; setenv s1; setenv blk; setenv old
 part start ${devtype} ${devnum} ubenv st0
-setexpr st1 ${st0} + 2000
+if test -n "${st0}"; then setexpr st1 ${st0} + 2000; fi
 setenv blk ${st0}; if run load_state; then setenv s0 ${SEQ}; fi
 setenv blk ${st1}; if run load_state; then setenv s1 ${SEQ}; fi
 setenv blk

@@ -1,0 +1,152 @@
+//go:build qemu
+
+package stories
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/exosite/gwe/builder/board"
+	"github.com/exosite/gwe/builder/image"
+	"github.com/exosite/gwe/builder/qemu"
+)
+
+// BenchmarkFigures prints the table of "make bench": a row a figure, a column
+// a board.
+func BenchmarkFigures(b *testing.B) {
+	builder := builderProgram(b)
+	// With a compiler cache of its own a cold build is one on a new machine,
+	// with its downloads done.
+	b.Setenv("GOCACHE", b.TempDir())
+	rows := []string{
+		"build, cold without downloads and U-Boot, s", "build, another version, s", "build, nothing changed, s", "builder's memory, MB",
+		"boot image, MB", "root, MB", "slot, MB", "image compressed, MB",
+		"power on to initramfs, s", "power on to ready, s", "memory used at ready, MB", "PID 1 anonymous, MB",
+	}
+	table := map[string]map[string]float64{}
+	for b.Loop() {
+		for _, name := range boards {
+			f, err := figures(b, builder, name)
+			if err != nil {
+				b.Fatal(err)
+			}
+			table[name] = f
+		}
+	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "\nfigure\t%s\t\n", strings.Join(boards, "\t"))
+	for _, row := range rows {
+		fmt.Fprint(t, row)
+		for _, name := range boards {
+			v, ok := table[name][row]
+			if !ok {
+				b.Fatalf("board %s has no figure %q", name, row)
+			}
+			fmt.Fprintf(t, "\t%.2f", v)
+		}
+		fmt.Fprint(t, "\t\n")
+	}
+	t.Flush()
+}
+
+func figures(b *testing.B, builder, name string) (map[string]float64, error) {
+	f := map[string]float64{}
+	out, cache := b.TempDir(), coldCache(b)
+	// U-Boot is built once for all boards that share it, not with an image.
+	user, err := os.UserCacheDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Symlink(filepath.Join(user, "gateway-engine", "u-boot"), filepath.Join(cache, "u-boot")); err != nil {
+		return nil, err
+	}
+	build := func(version string) (seconds, megabytes float64, err error) {
+		cmd := exec.Command(builder, "image", "-board", name, "-overlays", "base busybox dev", "-version", version, "-cache", cache, "-out", out)
+		cmd.Dir = project
+		start := time.Now()
+		if err := cmd.Start(); err != nil {
+			return 0, 0, err
+		}
+		done := make(chan error, 1)
+		go func() { done <- cmd.Wait() }()
+		for peak := 0.0; ; {
+			select {
+			case err := <-done:
+				return time.Since(start).Seconds(), peak, err
+			case <-time.After(20 * time.Millisecond):
+				// The builder's own peak: the one of wait4 has its children in it.
+				if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)); err == nil {
+					if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(text); m != nil {
+						kb, _ := strconv.Atoi(string(m[1]))
+						peak = max(peak, float64(kb)/1024)
+					}
+				}
+			}
+		}
+	}
+	for _, step := range []struct{ row, version string }{
+		{"build, cold without downloads and U-Boot, s", "1.0.0"},
+		{"build, another version, s", "1.0.1"}, // so another root
+		{"build, nothing changed, s", "1.0.1"},
+	} {
+		seconds, megabytes, err := build(step.version)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", step.row, err)
+		}
+		f[step.row] = seconds
+		f["builder's memory, MB"] = max(f["builder's memory, MB"], megabytes)
+	}
+	brd, err := board.Load(filepath.Join(project, "boards"), name)
+	if err != nil {
+		return nil, err
+	}
+	size := func(file string) float64 {
+		info, err := os.Stat(file)
+		if err != nil {
+			return 0
+		}
+		return float64(info.Size()) / 1e6
+	}
+	f["image compressed, MB"] = size(filepath.Join(out, name+".img.zst"))
+	for row, pattern := range map[string]string{"boot image, MB": "boot-image/*/boot.fit", "root, MB": "root/*/root.squashfs"} {
+		files, _ := filepath.Glob(filepath.Join(cache, pattern))
+		f[row] = size(files[0])
+	}
+	f["slot, MB"] = f["boot image, MB"] + f["root, MB"]
+
+	m, err := qemu.Start(b.Context(), qemu.Options{
+		Board: brd, Image: filepath.Join(out, name+".img"), UBoot: filepath.Join(out, name, image.UBootFile), Scratch: b.TempDir(),
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Kill()
+	seen, err := m.Expect(b.Context(), "gweinit: initramfs: start")
+	if err != nil {
+		return nil, err
+	}
+	f["power on to initramfs, s"] = seen.After.Seconds()
+	if seen, err = m.Expect(b.Context(), "gweinit: ready .*\n"); err != nil {
+		return nil, err
+	}
+	f["power on to ready, s"] = seen.After.Seconds()
+	if _, err := m.Expect(b.Context(), prompt); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(m, `awk '/^MemTotal/{t=$2} /^MemAvailable/{print "used", t-$2, "k" "B"}' /proc/meminfo; awk '/^RssAnon/{print "anon", $2, "k" "B"}' /proc/1/status`)
+	if seen, err = m.Expect(b.Context(), `used (\d+) kB(?s:.*)anon (\d+) kB`); err != nil {
+		return nil, err
+	}
+	used, _ := strconv.Atoi(seen.Groups[1])
+	anon, _ := strconv.Atoi(seen.Groups[2])
+	f["memory used at ready, MB"], f["PID 1 anonymous, MB"] = float64(used)/1024, float64(anon)/1024
+	return f, nil
+}
