@@ -238,6 +238,8 @@ func TestRefusedImages(t *testing.T) {
 	}{
 		{"no header", 0, make([]byte, 64)},
 		{"a size beyond the partition", 4, []byte{0x7f, 0xff, 0xff, 0xff}},
+		{"a size that is negative in 32 bits", 4, []byte{0x80, 0, 0, 0}},
+		{"the largest size", 4, []byte{0xff, 0xff, 0xff, 0xff}},
 		{"a size of nothing", 4, []byte{0, 0, 0, 0}},
 		{"a flipped bit in the kernel", 0xf0, []byte{0xff}},
 		{"a kernel of zeros", 0xc0, make([]byte, 2048)},

@@ -52,8 +52,8 @@ type system struct {
 }
 
 // Main runs PID 1. It returns, with an exit status, only when it is not PID 1.
-func Main(args []string) int {
-	if len(args) > 0 || os.Getpid() != 1 {
+func Main([]string) int {
+	if os.Getpid() != 1 { // the kernel may pass PID 1 what it does not know
 		fmt.Fprintln(os.Stderr, `init is PID 1 of a Gateway Engine image and takes no arguments; "reboot" and "poweroff" control it`)
 		return 2
 	}
@@ -90,9 +90,13 @@ func takeSignals() {
 	}
 }
 
+// phaseLimit is for a phase of the boot: a disk that hangs must not keep the
+// gateway from what works without it.
+const phaseLimit = time.Minute
+
 func (s *system) boot() {
 	for _, p := range phases() {
-		if err := s.try(p); err != nil {
+		if err := s.try(phase{p.name, bounded(phaseLimit, p.run)}); err != nil {
 			s.failed = append(s.failed, p.name)
 			logError("%s: %v", p.name, err)
 		}
@@ -192,16 +196,16 @@ func refillSlot(s *system) error {
 	if !s.slot.Valid() {
 		return errors.New("the running slot is not known")
 	}
-	part, err := slot.OpenPartition("/dev/disk/by-partlabel/" + slot.StatePartition)
+	part, err := slot.OpenPartition(partition(slot.StatePartition))
 	if err != nil {
 		return err
 	}
 	defer part.Close()
 	store := slot.NewStore(part)
 	fellBack := false
-	state, err := store.Update(func(st *slot.State) error {
-		fellBack = st.Refill(s.slot)
-		return nil
+	state, err := store.Update(func(st *slot.State) (err error) {
+		fellBack, err = st.Refill(s.slot)
+		return err
 	})
 	switch {
 	case errors.Is(err, slot.ErrNoState):
@@ -229,6 +233,21 @@ func reportReady(s *system) error {
 		line += fmt.Sprintf(" failed=%q", strings.Join(s.failed, ", "))
 	}
 	logInfo("%s", strings.TrimPrefix(line, "gweinit: "))
-	_, err := fmt.Fprintln(os.Stderr, line)
-	return err
+	return printLine(line)
+}
+
+// printLine prints on the console, but does not wait for it for ever: an XOFF,
+// be it noise, stops a serial line.
+func printLine(line string) error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := fmt.Fprintln(os.Stderr, line)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(2 * time.Second):
+		return errors.New("the console takes no output")
+	}
 }

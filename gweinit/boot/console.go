@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/exosite/gwe/gweinit/reaper"
 )
 
 // consoleProgram is brought by the overlay "dev" only: without it the console
@@ -20,24 +23,26 @@ func startConsole(s *system) error {
 		return err
 	}
 	go func() {
-		for {
-			s.runConsole()
+		for !errors.Is(s.runConsole(), reaper.ErrClosed) {
 			time.Sleep(time.Second) // a program that fails at once must not take the CPU
 		}
 	}()
 	return nil
 }
 
-func (s *system) runConsole() {
-	defer func() {
-		if r := recover(); r != nil {
-			logError("console program: panic: %v", r)
-		}
-	}()
+// runConsole runs the console program to its end.
+func (s *system) runConsole() error {
+	err := s.try(phase{run: consoleOnce})
+	if err != nil && !errors.Is(err, reaper.ErrClosed) {
+		logError("console program: %v", err)
+	}
+	return err
+}
+
+func consoleOnce(s *system) error {
 	tty, err := openConsole()
 	if err != nil {
-		logError("console program: %v", err)
-		return
+		return err
 	}
 	fd := tty.Fd()
 	p, err := s.reaper.Start(consoleProgram, []string{consoleProgram}, &syscall.ProcAttr{
@@ -48,10 +53,10 @@ func (s *system) runConsole() {
 	})
 	tty.Close()
 	if err != nil {
-		logError("console program: %v", err)
-		return
+		return err
 	}
 	<-p.Done()
+	return nil
 }
 
 // openConsole opens the terminal behind /dev/console, which itself cannot
@@ -75,4 +80,12 @@ func openConsole() (*os.File, error) {
 		return nil, fmt.Errorf("open /dev/%s: %w", name, err)
 	}
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+func lastField(s string) string {
+	f := strings.Fields(s)
+	if len(f) == 0 {
+		return ""
+	}
+	return f[len(f)-1]
 }

@@ -22,7 +22,7 @@ const (
 // orderly end that hangs is a gateway that is gone.
 func shutdownPhases() []phase {
 	return []phase{
-		{"stop all processes", stopProcesses},
+		{"stop all processes", bounded(termWait+killWait+time.Second, stopProcesses)},
 		{"write everything to the disk", bounded(syncWait, func(*system) error { unix.Sync(); return nil })},
 		{"unmount", bounded(unmountWait, unmountAll)},
 		{"write the rest to the disk", bounded(syncWait, func(*system) error { unix.Sync(); return nil })},
@@ -36,7 +36,9 @@ func (s *system) shutdown(command uint32) {
 		unix.LINUX_REBOOT_CMD_HALT:      "halt",
 		unix.LINUX_REBOOT_CMD_POWER_OFF: "poweroff",
 	}[command]
-	fmt.Fprintf(os.Stderr, "gweinit: %s\n", name)
+	if err := printLine("gweinit: " + name); err != nil {
+		logError("%s: %v", name, err)
+	}
 	for _, p := range shutdownPhases() {
 		if err := s.try(p); err != nil {
 			logError("%s: %s: %v", name, p.name, err)
@@ -52,6 +54,7 @@ func (s *system) shutdown(command uint32) {
 
 // stopProcesses asks all processes to end, and then makes them.
 func stopProcesses(s *system) error {
+	s.reaper.Close()
 	for _, step := range []struct {
 		signal unix.Signal
 		wait   time.Duration
@@ -137,12 +140,4 @@ func diskMounts(mountinfo string) []string {
 // unescape undoes the octal escapes of mountinfo.
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
-}
-
-func lastField(s string) string {
-	f := strings.Fields(s)
-	if len(f) == 0 {
-		return ""
-	}
-	return f[len(f)-1]
 }

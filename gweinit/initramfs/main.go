@@ -60,13 +60,22 @@ func main() {
 func giveUp(err error) {
 	say("%v; rebooting in 3 s", err)
 	time.Sleep(3 * time.Second)
-	unix.Sync()
 	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	select {} // the kernel's panic=5 is for PID 1 that exits, too
 }
 
+// say prints on the console, but does not wait for it for ever: an XOFF, be it
+// noise, stops a serial line.
 func say(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "gweinit: initramfs: "+format+"\n", args...)
+	done := make(chan bool, 1)
+	go func() {
+		fmt.Fprintf(os.Stderr, "gweinit: initramfs: "+format+"\n", args...)
+		done <- true
+	}()
+	select {
+	case <-done:
+	case <-time.After(2 * time.Second):
+	}
 }
 
 func mountKernel(*stage) error {

@@ -20,6 +20,7 @@ type Reaper struct {
 	mu      sync.Mutex // held from fork to entry in started: no exit is missed
 	started map[int]*Process
 	idle    bool // the kernel has said that there are no children
+	closed  bool
 	changed chan struct{}
 }
 
@@ -55,6 +56,9 @@ func New() *Reaper {
 func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr) (*Process, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return nil, fmt.Errorf("start %s: %w", path, ErrClosed)
+	}
 	pid, err := syscall.ForkExec(path, argv, attr)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
@@ -63,6 +67,16 @@ func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr) (*Pro
 	r.started[pid] = p
 	r.idle = false
 	return p, nil
+}
+
+// ErrClosed is Start's error after Close.
+var ErrClosed = errors.New("going down, no process is started any more")
+
+// Close makes Start fail from now on. Children are still waited for.
+func (r *Reaper) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
 }
 
 // Changed gets a value after children have ended. It is for one reader.

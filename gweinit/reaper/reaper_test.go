@@ -1,6 +1,7 @@
 package reaper
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -81,6 +82,10 @@ func story() error {
 		case <-r.Changed():
 		case <-time.After(100 * time.Millisecond):
 		}
+	}
+	r.Close()
+	if _, err := r.Start("/bin/true", []string{"true"}, &syscall.ProcAttr{}); !errors.Is(err, ErrClosed) {
+		return fmt.Errorf("start after Close: %v", err)
 	}
 	return nil
 }

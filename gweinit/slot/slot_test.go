@@ -20,6 +20,9 @@ func TestOperations(t *testing.T) {
 	trialB.Trial, trialB.TrialLeft = B, 2
 	countedDown := good(A, Good)
 	countedDown.A.Left = 3
+	usedUp := good(A, Good)
+	usedUp.A.Left = 0
+	damaged := good(A, Good).with(A, Bad)
 
 	for _, tt := range []struct {
 		name string
@@ -53,7 +56,14 @@ func TestOperations(t *testing.T) {
 		{"refill the confirmed slot", countedDown, func(s *State) error { return refill(s, A, false) }, "good=a trial= 0 a=good/8 b=good/0"},
 		{"refill during a trial leaves the trial alone", trialB, func(s *State) error { return refill(s, B, false) }, "good=a trial=b 2 a=good/8 b=ready/0"},
 		{"refill before the trial is booted", trialB, func(s *State) error { return refill(s, A, false) }, "good=a trial=b 2 a=good/8 b=ready/0"},
-		{"refill after a fallback", countedDown, func(s *State) error { return refill(s, B, true) }, "good=b trial= 0 a=good/3 b=good/8"},
+		{"refill after a fallback", usedUp, func(s *State) error { return refill(s, B, true) }, "good=b trial= 0 a=good/0 b=good/8"},
+		{"refill after a fallback from a damaged slot", damaged, func(s *State) error { return refill(s, B, true) }, "good=b trial= 0 a=bad/8 b=good/8"},
+		{"refill when the last resort has come up", Fresh(A, Writing).with(A, Bad), func(s *State) error { return refill(s, A, false) }, "good=a trial= 0 a=good/8 b=writing/0"},
+		{"refill when the other last resort has come up", Fresh(A, Writing).with(A, Bad), func(s *State) error { return refill(s, B, true) }, "good=b trial= 0 a=bad/8 b=good/8"},
+		{"refill of a damaged slot that chance has booted", damaged, func(s *State) error { return refill(s, A, false) }, "good=a trial= 0 a=bad/8 b=good/0"},
+		{"refill of an older slot that chance has booted", countedDown, func(s *State) error { return refill(s, B, false) }, "error: left as it is"},
+		{"refill of a rejected slot that chance has booted", good(A, Bad), func(s *State) error { return refill(s, B, false) }, "error: left as it is"},
+		{"refill of a half-written slot that chance has booted", good(A, Writing), func(s *State) error { return refill(s, B, false) }, "error: left as it is"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := tt.from
@@ -76,11 +86,18 @@ func TestOperations(t *testing.T) {
 	}
 }
 
+// with returns s with another status of slot n.
+func (s State) with(n Name, status Status) State {
+	s.Slot(n).Status = status
+	return s
+}
+
 func refill(s *State, running Name, wantFellBack bool) error {
-	if got := s.Refill(running); got != wantFellBack {
+	got, err := s.Refill(running)
+	if err == nil && got != wantFellBack {
 		return fmt.Errorf("fell back: %v, want %v", got, wantFellBack)
 	}
-	return nil
+	return err
 }
 
 func describe(s State) string {
@@ -298,6 +315,21 @@ func TestStore(t *testing.T) {
 		t.Errorf("the damaged copy is not the one that was overwritten: %+v, %v", first, err)
 	}
 }
+
+// A disk that cannot be read has not lost its state.
+func TestLoadUnreadable(t *testing.T) {
+	d := newDisk()
+	if err := NewStore(d).Save(good(A, Good)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewStore(blindDisk{d}).Load(); err == nil || errors.Is(err, ErrNoState) {
+		t.Errorf("got %v, want an error that is not ErrNoState", err)
+	}
+}
+
+type blindDisk struct{ *disk }
+
+func (blindDisk) ReadAt([]byte, int64) (int, error) { return 0, errors.New("input/output error") }
 
 // A disk that takes writes and forgets them is noticed.
 func TestSaveReadsBack(t *testing.T) {

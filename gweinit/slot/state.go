@@ -163,16 +163,30 @@ func (s *State) Reject() error {
 }
 
 // Refill is called at each local ready. It gives the confirmed slot all its
-// boots back, so that power cuts never add up to losing it. A slot that runs
-// without being confirmed or on trial is the one U-Boot fell back to; it
-// becomes the confirmed one, and fellBack is true.
-func (s *State) Refill(running Name) (fellBack bool) {
-	if running != s.Good && !s.OnTrial(running) {
+// boots back, so that power cuts never add up to losing it.
+//
+// A slot that runs because the confirmed one is used up or not good is the one
+// that U-Boot fell back to; it becomes the confirmed one, and fellBack is
+// true. When the confirmed slot could have been booted, U-Boot failed to read
+// the state, and chance has chosen: then nothing changes, the error says so,
+// and the next boot is by the state again.
+func (s *State) Refill(running Name) (fellBack bool, err error) {
+	confirmed, other := s.Slot(s.Good), s.Slot(s.Good.Other())
+	switch {
+	case running == s.Good:
+		if other.Status != Good { // it has come up, and there is no better one
+			confirmed.Status = Good
+		}
+		confirmed.Left = BootTries
+	case s.OnTrial(running):
+		confirmed.Left = BootTries
+	case confirmed.Status == Good && confirmed.Left > 0:
+		return false, fmt.Errorf("slot %s (%s) was booted though slot %s is confirmed and has %d boots left: U-Boot could not read the boot state; it is left as it is", running, s.Slot(running).Status, s.Good, confirmed.Left)
+	default:
 		s.settle(running)
-		return true
+		return true, nil
 	}
-	s.Slot(s.Good).Left = BootTries
-	return false
+	return false, nil
 }
 
 func (s *State) settle(n Name) {

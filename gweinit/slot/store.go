@@ -13,6 +13,9 @@ import (
 // ErrNoState says that neither copy of the boot state is valid.
 var ErrNoState = errors.New("no valid copy of the boot state")
 
+// errInvalid says that a copy was read, and is none.
+var errInvalid = errors.New("not valid")
+
 // Device is where the state is kept: the partition ubenv, or a simulation.
 // What was written before a Sync that succeeded survives a power cut.
 type Device interface {
@@ -27,8 +30,8 @@ type Store struct{ dev Device }
 // NewStore returns the store on dev.
 func NewStore(dev Device) *Store { return &Store{dev} }
 
-// Load returns the newest valid copy. The error wraps ErrNoState and says
-// what is wrong with each copy when neither is valid.
+// Load returns the newest valid copy. The error wraps ErrNoState, and says
+// what is wrong with each copy, when both could be read and neither is valid.
 func (s *Store) Load() (State, error) {
 	st, _, err := s.load()
 	return st, err
@@ -39,8 +42,10 @@ func (s *Store) load() (State, int64, error) {
 	first, err1 := s.read(0)
 	second, err2 := s.read(SecondCopy)
 	switch {
-	case err1 != nil && err2 != nil:
+	case errors.Is(err1, errInvalid) && errors.Is(err2, errInvalid):
 		return State{}, 0, fmt.Errorf("%w: first: %w; second: %w", ErrNoState, err1, err2)
+	case err1 != nil && err2 != nil: // what could not be read may well be valid
+		return State{}, 0, fmt.Errorf("first copy: %w; second: %w", err1, err2)
 	case err1 != nil, err2 == nil && second.Seq > first.Seq:
 		return second, 0, nil
 	}
@@ -52,7 +57,11 @@ func (s *Store) read(off int64) (State, error) {
 	if _, err := s.dev.ReadAt(buf, off); err != nil {
 		return State{}, fmt.Errorf("read boot state at %#x: %w", off, err)
 	}
-	return Decode(buf)
+	st, err := Decode(buf)
+	if err != nil {
+		return State{}, fmt.Errorf("%w: %w", errInvalid, err)
+	}
+	return st, nil
 }
 
 // Save makes st the newest state: it overwrites the older copy under the next
@@ -117,5 +126,6 @@ func (p Partition) Sync() error {
 	if err := p.File.Sync(); err != nil {
 		return err
 	}
-	return unix.Fadvise(int(p.Fd()), 0, 0, unix.FADV_DONTNEED)
+	unix.Fadvise(int(p.Fd()), 0, 0, unix.FADV_DONTNEED) // only advice
+	return nil
 }
