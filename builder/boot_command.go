@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -60,7 +61,7 @@ func bootCommand(ctx context.Context, flags *flag.FlagSet, args []string) error 
 	if o.Image == "" {
 		built := filepath.Join(*out, b.Name+".img")
 		if o.Image = built; !*snapshot {
-			if o.Image, err = workingCopy(built, filepath.Join(*out, b.Name, "disk.img")); errors.Is(err, fs.ErrNotExist) {
+			if o.Image, err = workingCopy(*out, b.Name); errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("%w: build it first: make board=%s image", err, b.Name)
 			} else if err != nil {
 				return err
@@ -87,6 +88,8 @@ func bootCommand(ctx context.Context, flags *flag.FlagSet, args []string) error 
 	case err == nil:
 		fmt.Fprintf(os.Stderr, "builder boot: seen after %.1f s: %s\n", seen.After.Seconds(), seen.Groups[0])
 		return nil
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("interrupted before the machine printed %q", *until)
 	case errors.Is(err, qemu.ErrEnded):
 		return fmt.Errorf("%w: %q: the machine has ended", errNotSeen, *until)
 	}
@@ -115,20 +118,33 @@ func runOnTerminal(ctx context.Context, o qemu.Options, timeout time.Duration) e
 	return err
 }
 
-// workingCopy returns to, a copy of the image from that the machine may write
-// to. It is made anew when the image is newer.
-func workingCopy(from, to string) (string, error) {
-	src, err := os.Stat(from)
+// workingCopy returns a copy of the board's image that the machine may write
+// to. Its name has the image's hash: another image has another copy.
+func workingCopy(out, board string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(out, board+".json"))
 	if err != nil {
 		return "", err
 	}
-	if dst, err := os.Stat(to); err == nil && dst.ModTime().After(src.ModTime()) {
-		return to, nil
+	var m image.Manifest
+	if err := json.Unmarshal(text, &m); err != nil {
+		return "", fmt.Errorf("%s.json: %w", board, err)
+	}
+	path := filepath.Join(out, board, fmt.Sprintf("disk-%.12s.img", m.Image.SHA256))
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	old, err := filepath.Glob(filepath.Join(out, board, "disk-*.img*"))
+	if err != nil {
+		return "", err
+	}
+	for _, f := range old {
+		if err := os.Remove(f); err != nil {
+			return "", err
+		}
 	}
 	// Not io.Copy: the copy is to be as sparse as the image.
-	tmp := to + ".tmp"
-	if out, err := exec.Command("cp", "--sparse=always", from, tmp).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("copy %s: %w: %s", from, err, out)
+	if msg, err := exec.Command("cp", "--sparse=always", filepath.Join(out, m.Image.Name), path+".tmp").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("copy the image: %w: %s", err, msg)
 	}
-	return to, os.Rename(tmp, to)
+	return path, os.Rename(path+".tmp", path)
 }

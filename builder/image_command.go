@@ -135,6 +135,10 @@ func setupCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 	if err := parse(flags, args); err != nil {
 		return err
 	}
+	if *boards == "" && !*test {
+		_, err := board.Load("boards", "")
+		return err
+	}
 	packages := hostPackages()
 	if *test {
 		packages = append(packages, testPackages()...)

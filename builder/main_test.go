@@ -1,7 +1,9 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -47,11 +49,23 @@ func project(t *testing.T, script string) {
 	board := regexp.MustCompile(`(?s)\nmachine:.*`).ReplaceAllString(string(text), "\nmachine:\n  memory: 64\n  command:\n    - sh {image} {memory}\n")
 	t.Chdir(t.TempDir())
 	for file, data := range map[string]string{
-		"boards/shell/board.yaml": board, "boards/shell/boot.cmd": "bootm", "out/shell.img": script, "out/shell/u-boot.bin": "",
+		"boards/shell/board.yaml": board, "boards/shell/boot.cmd": "bootm", "out/shell/u-boot.bin": "",
 	} {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.WriteFile(file, []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	built(t, script)
+}
+
+// built makes script the image of the board "shell", as a build would.
+func built(t *testing.T, script string) {
+	t.Helper()
+	manifest := fmt.Sprintf(`{"image": {"name": "shell.img", "sha256": "%x"}}`, sha256.Sum256([]byte(script)))
+	for file, data := range map[string]string{"out/shell.img": script, "out/shell.json": manifest} {
 		if err := os.WriteFile(file, []byte(data), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -91,7 +105,7 @@ func TestCommandLine(t *testing.T) {
 		{"setup -board rpi9", 1, "", `unknown board "rpi9"`},
 		{"boot", 1, "", "builder boot: which board? One of: qemu-arm64, qemu-mipsel"},
 		{"boot -board qemu-arm64 -until (", 1, "", "builder boot: -until: error parsing regexp: missing closing )"},
-		{"boot -board qemu-arm64 -out " + empty, 1, "", "qemu-arm64.img: no such file or directory: build it first: make board=qemu-arm64 image"},
+		{"boot -board qemu-arm64 -out " + empty, 1, "", "qemu-arm64.json: no such file or directory: build it first: make board=qemu-arm64 image"},
 		{"boot -board qemu-mipsel -snapshot -out " + empty, 1, "", "qemu-mipsel.img: no such file or directory: build it first: make board=qemu-mipsel image"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -177,9 +191,7 @@ func TestBootKeepsWhatIsWritten(t *testing.T) {
 	if text, err := os.ReadFile("out/shell.img"); err != nil || string(text) != script {
 		t.Errorf("the built image has been written to: %q, %v", text, err)
 	}
-	if err := os.WriteFile("out/shell.img", []byte("echo new"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	built(t, "echo new")
 	if _, stdout, stderr := builder(t, "boot", "-board", "shell"); stdout != "new\n" {
 		t.Errorf("built again: got %q, %q", stdout, stderr)
 	}

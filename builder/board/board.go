@@ -180,7 +180,7 @@ func (b *Board) check() error {
 	if err := oneOf("kernel: compression", b.Kernel.Compression, "none", "gzip"); err != nil {
 		return err
 	}
-	if err := oneOf("kernel: arch", b.Kernel.Arch, "arm64", "arm", "mips"); err != nil {
+	if err := oneOf("kernel: arch", b.Kernel.Arch, "arm64", "mips"); err != nil {
 		return err
 	}
 	if len(b.Kernel.Modules) == 0 {
@@ -234,8 +234,10 @@ func (b *Board) checkUBoot() error {
 	if u.Env["bootdelay"] != "-2" {
 		return fmt.Errorf("uboot: env: bootdelay: %q: want \"-2\", which never stops at a prompt", u.Env["bootdelay"])
 	}
-	if !strings.HasSuffix(strings.TrimSpace(u.Env["bootcmd"]), "; reset") {
-		return errors.New("uboot: env: bootcmd: has to end in \"; reset\", so that a failure never ends at a prompt")
+	// The script has to be where the other addresses leave room for it.
+	load := fmt.Sprintf("; load %s:1 %#x boot.scr && source %#[2]x; reset", u.Device, u.Script)
+	if !strings.HasSuffix(u.Env["bootcmd"], load) {
+		return fmt.Errorf("uboot: env: bootcmd: has to end in %q, with the board's device and script, and the reset in place of a prompt", load)
 	}
 	if u.EnvSize == 0 {
 		return errors.New("uboot: env_size: is missing")

@@ -3,6 +3,7 @@
 package cache
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -11,12 +12,19 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Dir is the folder that holds finished outputs as STAGE/KEY/.
-type Dir string
+type Dir struct {
+	Path string
+	Log  func(format string, args ...any) // takes one progress line a call
+}
+
+// keep is how long an output stays that no build has used.
+const keep = 30 * 24 * time.Hour
 
 // Key hashes the parts that an output is made from, in order.
 func Key(parts ...string) string {
@@ -34,20 +42,20 @@ func Key(parts ...string) string {
 // none, build makes it in the empty folder tmp; only a finished one gets the
 // final name. Builds of the same output in several processes wait for each
 // other.
-func (d Dir) Get(stage, key string, build func(tmp string) error) (string, error) {
-	final := filepath.Join(string(d), stage, key)
-	if exists(final) {
+func (d Dir) Get(ctx context.Context, stage, key string, build func(tmp string) error) (string, error) {
+	final := filepath.Join(d.Path, stage, key)
+	if d.has(final) {
 		return final, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
 		return "", fmt.Errorf("cache of the %s stage: %w", stage, err)
 	}
-	unlock, err := Lock(final + ".lock")
+	unlock, err := Lock(ctx, final+".lock", d.Log)
 	if err != nil {
 		return "", fmt.Errorf("cache of the %s stage: %w", stage, err)
 	}
 	defer unlock()
-	if exists(final) { // made while we waited
+	if d.has(final) { // made while we waited
 		return final, nil
 	}
 	tmp := final + ".tmp"
@@ -69,29 +77,64 @@ func (d Dir) Get(stage, key string, build func(tmp string) error) (string, error
 	return final, nil
 }
 
-func exists(path string) bool {
+// has reports whether there is the output, and marks it as used.
+func (d Dir) has(path string) bool {
 	_, err := os.Stat(path)
-	return err == nil
+	if err != nil {
+		return false
+	}
+	now := time.Now()
+	os.Chtimes(path, now, now) // only Prune goes by it
+	return true
+}
+
+// Prune removes the stage's outputs that no build has used for 30 days.
+func (d Dir) Prune(stage string) error {
+	dirs, err := os.ReadDir(filepath.Join(d.Path, stage))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("prune the cache: %w", err)
+	}
+	for _, e := range dirs {
+		info, err := e.Info()
+		if err != nil || time.Since(info.ModTime()) < keep {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(d.Path, stage, e.Name())); err != nil {
+			return fmt.Errorf("prune the cache: %w", err)
+		}
+	}
+	return nil
 }
 
 // Lock makes other processes that want the same path wait until unlock. The
 // file stays; a process that dies gives its locks back.
-func Lock(path string) (unlock func(), err error) {
+func Lock(ctx context.Context, path string, log func(string, ...any)) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
+	for told := false; ; told = true {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if !told {
+			log("waiting for another build to leave %s", path)
+		}
+		select { // a flock that blocks does not heed the context
+		case <-ctx.Done():
+			f.Close()
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { f.Close() }, nil
 }
 
 // syncTree makes the output durable before it gets its name: a key is

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/exosite/gwe/builder/cache"
 )
 
 // indexAge is how long an index of packages is taken without asking for a newer one.
@@ -185,7 +185,7 @@ func (r *root) use(ctx context.Context, fn func() error) error {
 	if err := os.MkdirAll(filepath.Dir(r.dir), 0o755); err != nil {
 		return fmt.Errorf("apt root: %w", err)
 	}
-	unlock, err := lock(ctx, r.dir+".lock", r.log)
+	unlock, err := cache.Lock(ctx, r.dir+".lock", r.log)
 	if err != nil {
 		return fmt.Errorf("locking the apt root: %w", err)
 	}
@@ -269,31 +269,4 @@ func (r *root) retryGone(ctx context.Context, fn func() error) error {
 // run runs an apt command on the root, in folder dir.
 func (r *root) run(ctx context.Context, dir string, argv ...string) (string, error) {
 	return run(ctx, dir, []string{"APT_CONFIG=" + filepath.Join(r.dir, "apt.conf")}, argv...)
-}
-
-// lock waits until no other process holds the file, and returns what gives it back.
-func lock(ctx context.Context, path string, log func(string, ...any)) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for told := false; ; told = true {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if err != unix.EWOULDBLOCK {
-			f.Close()
-			return nil, fmt.Errorf("flock %s: %w", path, err)
-		}
-		if !told {
-			log("waiting for another build to leave %s", path)
-		}
-		select { // polling, since a blocked flock does not heed the context
-		case <-ctx.Done():
-			f.Close()
-			return nil, ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }

@@ -3,8 +3,6 @@ package debian
 import (
 	"context"
 	"errors"
-	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -121,36 +119,5 @@ func TestRunCancelled(t *testing.T) {
 	start := time.Now()
 	if _, err := run(ctx, "", nil, "sleep", "60"); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 5*time.Second {
 		t.Errorf("%v after %v", err, time.Since(start))
-	}
-}
-
-func TestLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "arm64.lock")
-	told := make(chan string, 10)
-	log := func(format string, args ...any) { told <- fmt.Sprintf(format, args...) }
-	unlock, err := lock(t.Context(), path, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := lock(ctx, path, log); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a second lock: %v", err)
-	}
-	if s := <-told; !strings.Contains(s, "waiting for another build") {
-		t.Errorf("logged %q", s)
-	}
-	done := make(chan error)
-	go func() {
-		unlock, err := lock(t.Context(), path, log)
-		if err == nil {
-			unlock()
-		}
-		done <- err
-	}()
-	<-told
-	unlock()
-	if err := <-done; err != nil {
-		t.Errorf("after the first ended: %v", err)
 	}
 }

@@ -21,7 +21,10 @@ func hostMirrors(ctx context.Context, log func(string, ...any)) ([]string, error
 		if m := pickMirrors(out); m != nil {
 			return m, nil
 		}
-		if try > 0 || out != "" || os.Geteuid() != 0 {
+		if out == "" && os.Geteuid() != 0 {
+			return nil, errors.New("the host's apt has no package lists, so its mirrors are not known: sudo apt-get update")
+		}
+		if try > 0 || out != "" {
 			return nil, errors.New("the host's apt has no Debian mirror: name one with mirror=URL (the builder's -mirror), and install the package debian-archive-keyring")
 		}
 		// A fresh container has no lists, and apt names only the targets it has.
@@ -54,6 +57,16 @@ func pickMirrors(out string) []string {
 
 // Missing returns those of the named packages that are not installed on the host.
 func Missing(ctx context.Context, names ...string) ([]string, error) {
+	installed, err := Installed(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return installed[n] != "" }), nil
+}
+
+// Installed returns the versions of those of the named packages that are installed on the
+// host, by name.
+func Installed(ctx context.Context, names ...string) (map[string]string, error) {
 	for _, n := range names {
 		if !isName(n) { // dpkg-query would take some of these for patterns
 			return nil, fmt.Errorf("looking for package %q on this host: not a package name", n)
@@ -62,19 +75,19 @@ func Missing(ctx context.Context, names ...string) ([]string, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
-	out, err := run(ctx, "", nil, append([]string{"dpkg-query", "-W", "-f", `${db:Status-Abbrev}|${Package}\n`}, names...)...)
+	out, err := run(ctx, "", nil, append([]string{"dpkg-query", "-W", "-f", `${db:Status-Abbrev}|${Package}|${Version}\n`}, names...)...)
 	if exit := (*exec.ExitError)(nil); err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) { // 1: dpkg does not know some
 		return nil, fmt.Errorf("looking for packages on this host: %w", err)
 	}
-	installed := map[string]bool{}
+	installed := map[string]string{}
 	for line := range strings.Lines(out) {
 		// Three letters: wanted, state, error. "ii " and, held back, "hi " are installed.
-		status, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "|")
-		if ok && len(status) > 1 && status[1] == 'i' {
-			installed[name] = true
+		f := strings.Split(strings.TrimSuffix(line, "\n"), "|")
+		if len(f) == 3 && len(f[0]) > 1 && f[0][1] == 'i' {
+			installed[f[1]] = f[2]
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return installed[n] }), nil
+	return installed, nil
 }
 
 // Install installs those of the named packages that the host misses, with sudo unless root.

@@ -36,8 +36,8 @@ type Partition struct {
 	SHA256 string `json:"sha256"` // of the whole partition
 }
 
-// layout is for ever: a gateway in the field cannot be partitioned again. The
-// last partition grows with the disk.
+// layout is for ever: a gateway in the field cannot be partitioned again. Data
+// is last, so that it can grow with the disk.
 func layout() []Partition {
 	parts := []Partition{
 		{Name: slot.BootPartition, Size: 8 * mib},
@@ -85,13 +85,13 @@ func Write(ctx context.Context, c Content, tmp, out string) ([]Partition, error)
 	}
 	boot, data := filepath.Join(tmp, "boot.fat"), filepath.Join(tmp, "data.ext4")
 	parts := layout()
-	size := func(name string) int64 {
-		return parts[slices.IndexFunc(parts, func(p Partition) bool { return p.Name == name })].Size
+	partition := func(name string) Partition {
+		return parts[slices.IndexFunc(parts, func(p Partition) bool { return p.Name == name })]
 	}
-	if err := writeFAT(ctx, boot, size(slot.BootPartition), c, seed); err != nil {
+	if err := writeFAT(ctx, boot, partition(slot.BootPartition).Size, c, seed); err != nil {
 		return nil, err
 	}
-	if err := writeExt4(ctx, data, size(slot.DataPartition), c.Time, seed); err != nil {
+	if err := writeExt4(ctx, data, partition(slot.DataPartition).Size, c.Time, seed); err != nil {
 		return nil, err
 	}
 	f, err := os.Create(out)
@@ -127,9 +127,11 @@ func Write(ctx context.Context, c Content, tmp, out string) ([]Partition, error)
 	if err := writeGPT(f, Size/sectorSize, guidFrom(seed("disk")), entries); err != nil {
 		return nil, err
 	}
-	state := slot.NewStore(section{f, parts[1].Offset})
-	if err := state.Save(slot.Fresh(slot.A, slot.Empty)); err != nil {
-		return nil, err
+	state := slot.NewStore(section{f, partition(slot.StatePartition).Offset})
+	for range 2 { // both copies
+		if err := state.Save(slot.Fresh(slot.A, slot.Empty)); err != nil {
+			return nil, err
+		}
 	}
 	for i := range parts {
 		p := &parts[i]
@@ -218,6 +220,9 @@ func writeExt4(ctx context.Context, out string, size int64, at time.Time, seed f
 		return err
 	}
 	return tool(ctx, at, "e2fsprogs", "mke2fs", "-q", "-F", "-t", "ext4", "-L", "data", "-b", "4096", "-J", "size=4", "-m", "1",
+		// Not what the host's mke2fs.conf says: the kernel and the e2fsck of
+		// the device have to know the features.
+		"-I", "256", "-O", "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
 		"-U", guidFrom(seed("data")).String(),
 		"-E", "lazy_itable_init=0,lazy_journal_init=0,hash_seed="+guidFrom(seed("htree")).String(), out)
 }
@@ -238,7 +243,7 @@ func blank(path string, size int64) error {
 func tool(ctx context.Context, at time.Time, pkg, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	epoch := fmt.Sprint(at.Unix())
-	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C", "MTOOLS_SKIP_CHECK=1", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin",
+	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C", "MTOOLSRC=/dev/null", "MKE2FS_CONFIG=/dev/null", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin",
 		"SOURCE_DATE_EPOCH="+epoch, "E2FSPROGS_FAKE_TIME="+epoch)
 	if cmd.Err != nil { // the tools for file systems are not on everybody's PATH
 		for _, dir := range []string{"/usr/sbin/", "/sbin/"} {

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -106,6 +107,7 @@ type build struct {
 	tmp      string
 	manifest Manifest
 	debs     map[string]string // path by package name
+	tools    string            // versions of what the stages run
 
 	kernelPackage string
 	kernel        kernelFiles
@@ -119,7 +121,7 @@ type build struct {
 // in BOARD/, what the board's QEMU machine needs beside it. Nothing has its
 // final name before it is complete.
 func Build(ctx context.Context, o Options) (*Manifest, error) {
-	b := &build{Options: o, cache: cache.Dir(o.Cache), debs: map[string]string{}}
+	b := &build{Options: o, cache: cache.Dir{Path: o.Cache, Log: o.Log}, debs: map[string]string{}}
 	if err := b.load(ctx); err != nil {
 		return nil, err
 	}
@@ -127,7 +129,7 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 		return nil, fmt.Errorf("folder for the image: %w", err)
 	}
 	b.tmp = filepath.Join(o.Out, "."+o.Board+".tmp")
-	unlock, err := cache.Lock(filepath.Join(o.Out, "."+o.Board+".lock"))
+	unlock, err := cache.Lock(ctx, filepath.Join(o.Out, "."+o.Board+".lock"), o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("folder for the image: %w", err)
 	}
@@ -142,6 +144,7 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 		name string
 		run  func(context.Context) error
 	}{
+		{"tools", b.findTools},
 		{"packages", b.fetchPackages},
 		{"U-Boot", b.makeUBoot},
 		{"kernel", b.makeKernel},
@@ -181,6 +184,9 @@ func (b *build) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if b.Release && strings.HasSuffix(rev.version, "dirty") {
+		return fmt.Errorf("version %s: a release is built from a commit: commit the changes, or build without release", rev.version)
+	}
 	b.time = rev.time
 	b.manifest = Manifest{
 		Board: b.Board, Version: rev.version, Epoch: rev.time.Unix(), Release: b.Release,
@@ -202,6 +208,40 @@ func LoadOverlay(project, name string) (*rootfs.Overlay, error) {
 		return nil, fmt.Errorf("unknown overlay %q: there is no folder %s; known: %v", name, dir, known)
 	}
 	return rootfs.LoadOverlay(dir)
+}
+
+// recipe is part of every cache key: it changes when a stage does its work
+// differently.
+const recipe = "1"
+
+// findTools notes the versions of the host's tools and of the libraries that
+// make the cached outputs: another version may give other bytes.
+func (b *build) findTools(ctx context.Context) error {
+	packages := []string{"device-tree-compiler", "kmod", "squashfs-tools", "u-boot-tools"}
+	if how := b.board.UBoot.Build; how != nil {
+		packages = append(packages, how.Packages...)
+	}
+	installed, err := debian.Installed(ctx, packages...)
+	if err != nil {
+		return err
+	}
+	for _, p := range packages {
+		if installed[p] == "" {
+			return fmt.Errorf("the host lacks the package %s: make board=%s setup", p, b.Board)
+		}
+		b.tools += p + " " + installed[p] + "\n"
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			b.tools += m.Path + " " + m.Version + "\n"
+		}
+	}
+	return nil
+}
+
+// key is the cache key of an output that is made from the parts.
+func (b *build) key(parts ...string) string {
+	return cache.Key(append([]string{recipe, b.tools}, parts...)...)
 }
 
 // fetchPackages finds and downloads everything that comes as a Debian package.
@@ -276,10 +316,11 @@ func (b *build) makeDisk(ctx context.Context) error {
 	return nil
 }
 
-// publish compresses the image and gives all results their final names, the
-// manifest last.
+// publish compresses the image and gives all results their final names. A
+// manifest describes what is beside it, so the old one goes first, and the new
+// one comes last.
 func (b *build) publish(ctx context.Context) error {
-	img, zst := b.Board+".img", b.Board+".img.zst"
+	img, zst, manifest := b.Board+".img", b.Board+".img.zst", b.Board+".json"
 	sum, err := disk.Compress(filepath.Join(b.tmp, img), filepath.Join(b.tmp, zst))
 	if err != nil {
 		return err
@@ -292,26 +333,48 @@ func (b *build) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	manifest := b.Board + ".json"
 	if err := os.WriteFile(filepath.Join(b.tmp, manifest), append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	if err := copyFile(b.uboot, filepath.Join(b.tmp, UBootFile)); err != nil {
 		return err
 	}
 	machine := filepath.Join(b.Out, b.Board)
 	if err := os.MkdirAll(machine, 0o755); err != nil {
 		return err
 	}
-	if err := copyFile(b.uboot, filepath.Join(b.tmp, UBootFile)); err != nil {
-		return err
-	}
-	if err := os.Rename(filepath.Join(b.tmp, UBootFile), filepath.Join(machine, UBootFile)); err != nil {
-		return err
-	}
-	for _, name := range []string{img, zst, manifest} {
-		if err := os.Rename(filepath.Join(b.tmp, name), filepath.Join(b.Out, name)); err != nil {
+	for _, name := range []string{img, zst, manifest, UBootFile} {
+		if err := sync(filepath.Join(b.tmp, name)); err != nil {
 			return err
 		}
 	}
+	if err := os.Remove(filepath.Join(b.Out, manifest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, f := range []struct{ name, dir string }{{UBootFile, machine}, {img, b.Out}, {zst, b.Out}, {manifest, b.Out}} {
+		if err := os.Rename(filepath.Join(b.tmp, f.name), filepath.Join(f.dir, f.name)); err != nil {
+			return err
+		}
+		if err := sync(f.dir); err != nil {
+			return err
+		}
+	}
+	for _, stage := range []string{"kernel", "vmlinuz", "initramfs", "boot-image", "root", "u-boot"} {
+		if err := b.cache.Prune(stage); err != nil {
+			b.Log("%v", err)
+		}
+	}
 	return nil
+}
+
+// sync makes a file or folder durable.
+func sync(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }
 
 // UBootFile is the name of U-Boot in the output's folder BOARD.

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/exosite/gwe/builder/cache"
 	"github.com/exosite/gwe/builder/debian"
 	"github.com/exosite/gwe/builder/kernel"
 	"github.com/exosite/gwe/builder/rootfs"
@@ -32,7 +31,7 @@ type kernelFiles struct {
 func (b *build) makeUBoot(ctx context.Context) error {
 	dir, err := "", error(nil)
 	if u := b.board.UBoot; u.Build == nil {
-		dir, err = b.cache.Get("u-boot", cache.Key("package", b.sha(u.Package), u.File), func(tmp string) error {
+		dir, err = b.cache.Get(ctx, "u-boot", b.key(b.sha(u.Package), u.File), func(tmp string) error {
 			return extract(ctx, b.debs[u.Package], u.File, filepath.Join(tmp, UBootFile))
 		})
 	} else {
@@ -56,12 +55,8 @@ func (b *build) buildUBoot(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	compiler, err := exec.CommandContext(ctx, how.Cross+"gcc", "--version").Output()
-	if err != nil {
-		return "", fmt.Errorf("board %s needs the compiler %sgcc: make board=%[1]s setup (or apt-get install %[3]s): %[4]w", b.Board, how.Cross, strings.Join(how.Packages, " "), err)
-	}
 	b.manifest.UBoot.Source = &Source{src.Name, src.Version, map[string]string{}}
-	key := []string{"1", how.Defconfig, how.Cross, how.File, string(compiler)}
+	key := []string{how.Defconfig, how.Cross, how.File}
 	for _, f := range src.Files {
 		key = append(key, f.SHA256)
 		b.manifest.UBoot.Source.SHA256[f.Name] = f.SHA256
@@ -74,7 +69,7 @@ func (b *build) buildUBoot(ctx context.Context) (string, error) {
 		key = append(key, f.SHA256)
 		b.manifest.UBoot.Source.SHA256[name] = f.SHA256
 	}
-	return b.cache.Get("u-boot", cache.Key(key...), func(tmp string) error {
+	return b.cache.Get(ctx, "u-boot", b.key(key...), func(tmp string) error {
 		work := filepath.Join(tmp, "build")
 		if err := os.Mkdir(work, 0o755); err != nil {
 			return err
@@ -113,7 +108,7 @@ func extract(ctx context.Context, deb, member, to string) error {
 // what, as the package's installation would.
 func (b *build) makeKernel(ctx context.Context) error {
 	version := strings.TrimPrefix(b.kernelPackage, "linux-image-")
-	dir, err := b.cache.Get("kernel", cache.Key("1", b.sha(b.kernelPackage)), func(tmp string) error {
+	dir, err := b.cache.Get(ctx, "kernel", b.key(b.sha(b.kernelPackage)), func(tmp string) error {
 		b.Log("unpacking %s", b.kernelPackage)
 		err := debian.Walk(ctx, b.debs[b.kernelPackage], func(h *tar.Header, r io.Reader) error {
 			if h.Typeflag != tar.TypeReg || !strings.HasPrefix(h.Name, "lib/modules/") && !strings.HasPrefix(h.Name, "boot/vmlinu") {
@@ -154,6 +149,11 @@ func (b *build) makeInitramfs(ctx context.Context) error {
 	if err := t.Device("dev/console", 5, 1, 0o600); err != nil {
 		return err
 	}
+	// Go's runtime ends a program that has no descriptors 0 to 2 and cannot
+	// open this: a console that is not there would be a panic.
+	if err := t.Device("dev/null", 1, 3, 0o666); err != nil {
+		return err
+	}
 	program, err := b.compile(ctx, "./gweinit/initramfs")
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func (b *build) makeInitramfs(ctx context.Context) error {
 	if err := t.File("manifest", 0o644, []byte(manifest), "the builder"); err != nil {
 		return err
 	}
-	dir, err := b.cache.Get("initramfs", cache.Key("1", t.Hash()), func(tmp string) error {
+	dir, err := b.cache.Get(ctx, "initramfs", b.key(t.Hash()), func(tmp string) error {
 		return t.Initramfs(filepath.Join(tmp, "initramfs.zst"))
 	})
 	b.initramfs = filepath.Join(dir, "initramfs.zst")
@@ -191,7 +191,7 @@ func (b *build) makeInitramfs(ctx context.Context) error {
 // builds: an image with the same content has to be the same image.
 func (b *build) makeBootImage(ctx context.Context) error {
 	k := b.board.Kernel
-	dir, err := b.cache.Get("vmlinuz", cache.Key("1", b.sha(b.kernelPackage), k.Format, k.Compression, fmt.Sprint(k.Load)), func(tmp string) error {
+	dir, err := b.cache.Get(ctx, "vmlinuz", b.key(b.sha(b.kernelPackage), k.Format, k.Compression, fmt.Sprint(k.Load)), func(tmp string) error {
 		b.Log("preparing the kernel")
 		vmlinuz, err := os.ReadFile(b.kernel.vmlinuz)
 		if err != nil {
@@ -233,8 +233,8 @@ func (b *build) makeBootImage(ctx context.Context) error {
 		Arch: k.Arch, Kernel: filepath.Join(dir, "kernel"), Compression: k.Compression,
 		Load: parsed.Load, Entry: parsed.Entry, Initramfs: b.initramfs,
 	}
-	key := cache.Key("1", filepath.Base(dir), filepath.Base(filepath.Dir(b.initramfs)), k.Arch)
-	out, err := b.cache.Get("boot-image", key, func(tmp string) error {
+	key := b.key(filepath.Base(dir), filepath.Base(filepath.Dir(b.initramfs)), k.Arch)
+	out, err := b.cache.Get(ctx, "boot-image", key, func(tmp string) error {
 		return fit.Write(ctx, stampEnv(oldest), filepath.Join(tmp, "boot.fit"))
 	})
 	b.bootImage = filepath.Join(out, "boot.fit")
@@ -282,7 +282,7 @@ func (b *build) makeRoot(ctx context.Context) error {
 	if _, err := t.Open("usr/sbin/init"); err != nil {
 		return fmt.Errorf("the root has no usr/sbin/init: overlays %v lack \"base\": %w", b.Overlays, err)
 	}
-	dir, err := b.cache.Get("root", cache.Key("1", t.Hash(), fmt.Sprint(b.time.Unix())), func(tmp string) error {
+	dir, err := b.cache.Get(ctx, "root", b.key(t.Hash(), fmt.Sprint(b.time.Unix())), func(tmp string) error {
 		b.Log("compressing the root")
 		return t.Squash(ctx, filepath.Join(tmp, "root.squashfs"), b.time)
 	})
@@ -296,7 +296,15 @@ func (b *build) compile(ctx context.Context, pkg string) ([]byte, error) {
 	out := filepath.Join(b.tmp, "program")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, pkg)
 	cmd.Dir = b.Project
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=")
+	// What the user has set for other programs must not reach the device:
+	// variables, nor the file that "go env -w" writes.
+	cmd.Env = append(os.Environ(), "GOENV=off", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off",
+		"CGO_ENABLED=0", "GOOS=linux", "GOARM=", "GOARM64=", "GOMIPS=", "GOMIPS64=")
+	if proxy, err := exec.CommandContext(ctx, "go", "env", "GOPROXY", "GONOSUMDB", "GOSUMDB").Output(); err == nil {
+		if v := strings.Split(string(proxy), "\n"); len(v) >= 3 { // where modules come from is the user's
+			cmd.Env = append(cmd.Env, "GOPROXY="+v[0], "GONOSUMDB="+v[1], "GOSUMDB="+v[2])
+		}
+	}
 	for key, value := range b.board.Go {
 		cmd.Env = append(cmd.Env, key+"="+value)
 	}

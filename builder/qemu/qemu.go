@@ -29,7 +29,7 @@ type Options struct {
 }
 
 // Command returns the QEMU command that runs the image. The flash that it
-// needs is written to the scratch folder. When ctx ends, QEMU is killed.
+// needs is written to the scratch folder. When ctx ends, so does QEMU.
 func Command(ctx context.Context, o Options) (*exec.Cmd, error) {
 	m := o.Board.Machine
 	memory, kernelArgs := m.Memory, ""
@@ -81,6 +81,7 @@ func Command(ctx context.Context, o Options) (*exec.Cmd, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	// No machine outlives the builder.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // QEMU gives the terminal back
 	cmd.WaitDelay = 5 * time.Second
 	return cmd, nil
 }

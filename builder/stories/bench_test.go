@@ -69,7 +69,7 @@ func figures(b *testing.B, builder, name string) (map[string]float64, error) {
 		return nil, err
 	}
 	build := func(version string) (seconds, megabytes float64, err error) {
-		cmd := exec.Command(builder, "image", "-board", name, "-overlays", "base busybox dev", "-version", version, "-cache", cache, "-out", out)
+		cmd := exec.Command(builder, "image", "-board", name, "-overlays", "base busybox dev", "-version", version, "-mirror", os.Getenv("mirror"), "-cache", cache, "-out", out)
 		cmd.Dir = project
 		start := time.Now()
 		if err := cmd.Start(); err != nil {

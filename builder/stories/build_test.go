@@ -112,7 +112,7 @@ func TestBrokenBuilds(t *testing.T) {
 			dir := projectCopy(t)
 			o := image.Options{
 				Project: dir, Board: "qemu-arm64", Overlays: []string{"base", "busybox"}, Version: "1.0.0",
-				Cache: filepath.Join(cache, "gateway-engine"), Out: t.TempDir(), Log: t.Logf,
+				Cache: filepath.Join(cache, "gateway-engine"), Out: t.TempDir(), Mirrors: mirrors(), Log: t.Logf,
 			}
 			tt.breaks(t, dir, &o)
 			_, err := image.Build(t.Context(), o)
@@ -166,7 +166,7 @@ func TestInterruptedBuild(t *testing.T) {
 	for _, stop := range []os.Signal{os.Interrupt, os.Kill} {
 		cache = coldCache(t)
 		for _, when := range []string{"unpacking linux-image", "preparing the kernel", "compressing the root"} {
-			cmd := exec.Command(builder, "image", "-board", "qemu-arm64", "-overlays", "base busybox dev", "-version", "1.0.0", "-cache", cache, "-out", out)
+			cmd := exec.Command(builder, "image", "-board", "qemu-arm64", "-overlays", "base busybox dev", "-version", "1.0.0", "-mirror", os.Getenv("mirror"), "-cache", cache, "-out", out)
 			cmd.Dir = project
 			lines, err := cmd.StderrPipe()
 			if err != nil {
@@ -189,7 +189,7 @@ func TestInterruptedBuild(t *testing.T) {
 			}
 		}
 	}
-	cmd := exec.Command(builder, "image", "-json", "-board", "qemu-arm64", "-overlays", "base busybox dev", "-version", "1.0.0", "-cache", cache, "-out", out)
+	cmd := exec.Command(builder, "image", "-json", "-board", "qemu-arm64", "-overlays", "base busybox dev", "-version", "1.0.0", "-mirror", os.Getenv("mirror"), "-cache", cache, "-out", out)
 	cmd.Dir = project
 	text, err := cmd.Output()
 	if err != nil {

@@ -95,10 +95,13 @@ func buildImage(out, name string, overlays ...string) (*image.Manifest, error) {
 	}
 	return image.Build(context.Background(), image.Options{
 		Project: project, Board: name, Overlays: overlays, Version: "1.0.0",
-		Cache: filepath.Join(cache, "gateway-engine"), Out: out,
+		Cache: filepath.Join(cache, "gateway-engine"), Out: out, Mirrors: mirrors(),
 		Log: func(format string, args ...any) { fmt.Printf("# "+name+": "+format+"\n", args...) },
 	})
 }
+
+// mirrors are those of "make mirror=... test".
+func mirrors() []string { return strings.Fields(os.Getenv("mirror")) }
 
 // card is a copy of the built image, which the test and machines change.
 type card struct {

@@ -12,7 +12,8 @@ import (
 // in the error.
 func run(ctx context.Context, pkg string, env []string, dir, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), env...)
+	// Nothing of the user's: variables such as ARCH and MAKEFLAGS change builds.
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "LC_ALL=C", "TZ=UTC"}, env...)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	if err == nil {
