@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/builder/board"
 	"github.com/exosite/gwe/builder/debian"
@@ -26,6 +29,9 @@ const imageUsage = `Leaves BOARD.img, BOARD.img.zst and BOARD.json in the output
 
 func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	o := image.Options{Project: ".", Log: progress(os.Stderr)}
+	if _, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS); err == nil {
+		o.Progress = bar(os.Stderr)
+	}
 	flags.StringVar(&o.Board, "board", "", "`name` of the board, a folder in boards/")
 	overlays := flags.String("overlays", "base busybox", "`names` of overlays, folders in overlays/, later ones on top")
 	flags.StringVar(&o.Version, "version", "", "version of the firmware (default: from the git commit)")
@@ -65,6 +71,19 @@ func progress(w *os.File) func(string, ...any) {
 	start := time.Now()
 	return func(format string, args ...any) {
 		fmt.Fprintf(w, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
+	}
+}
+
+// bar draws a bar on a terminal, and removes it at the end.
+func bar(w io.Writer) func(done, total int64) {
+	const width = 40
+	return func(done, total int64) {
+		if done == total {
+			fmt.Fprint(w, "\r\x1b[K")
+			return
+		}
+		full := int(done * width / total)
+		fmt.Fprintf(w, "\r          [%s%s] %.1f of %.1f MB", strings.Repeat("#", full), strings.Repeat(".", width-full), float64(done)/1e6, float64(total)/1e6)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -29,6 +30,9 @@ type Config struct {
 	Arch    string                           // Debian's name of the architecture: "arm64", "mipsel"
 	Mirrors []string                         // base URIs of the Debian archive and, optionally, the security archive; none: those of the host's apt
 	Log     func(format string, args ...any) // takes one progress line a call; may be nil
+	// Progress, unless nil, is called again and again during a download, and at its end with
+	// done equal to total, both in bytes.
+	Progress func(done, total int64)
 }
 
 // Repo is one suite and architecture of the Debian archive. It may be used by several
@@ -36,6 +40,7 @@ type Config struct {
 type Repo struct {
 	dir, suite, arch string
 	log              func(string, ...any)
+	progress         func(done, total int64)
 	bin, src         *root // two, since the index of sources is large and rarely wanted
 }
 
@@ -105,7 +110,7 @@ func open(ctx context.Context, c Config, keyring string) (*Repo, error) {
 		return &root{dir: d, title: c.Suite + " " + name, log: c.Log, sources: sources, conf: aptConf(host, d, arch, os.Geteuid() == 0)}
 	}
 	return &Repo{
-		dir: dir, suite: c.Suite, arch: c.Arch, log: c.Log,
+		dir: dir, suite: c.Suite, arch: c.Arch, log: c.Log, progress: c.Progress,
 		bin: newRoot(c.Arch, c.Arch, sourcesList("deb", "Packages", "main non-free-firmware", keyring, c.Suite, mirrors)),
 		src: newRoot("source", "", sourcesList("deb-src", "Sources", "main", keyring, c.Suite, mirrors)),
 	}, nil
@@ -230,7 +235,9 @@ func (r *Repo) download(ctx context.Context, pkgs []Package) error {
 		return fmt.Errorf("fetching packages: %w", err)
 	}
 	defer os.RemoveAll(tmp)
+	stop := r.watch(tmp, size)
 	_, aptErr := r.bin.run(ctx, tmp, argv...)
+	stop()
 	if err := r.collect(tmp, want); err != nil { // also after a failure: what did arrive is not fetched again
 		return fmt.Errorf("storing packages: %w", err)
 	}
@@ -243,6 +250,34 @@ func (r *Repo) download(ctx context.Context, pkgs []Package) error {
 		err = fmt.Errorf("fetching package %s %s: the mirror's has not the wanted SHA-256 %s: it was rebuilt, or another archive made it: look it up anew", p.Name, p.Version, p.SHA256)
 	}
 	return err
+}
+
+// watch reports how much of total bytes has arrived in folder tmp, until stop.
+func (r *Repo) watch(tmp string, total int64) (stop func()) {
+	if r.progress == nil {
+		return func() {}
+	}
+	end, ended := make(chan bool), make(chan bool)
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-end:
+				r.progress(total, total)
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			var done int64
+			files, _ := os.ReadDir(tmp) // a file may just be going
+			for _, f := range files {
+				if info, err := f.Info(); err == nil {
+					done += info.Size()
+				}
+			}
+			r.progress(min(done, total), total)
+		}
+	}()
+	return func() { close(end); <-ended }
 }
 
 // collect moves the wanted packages, known by their hash, out of folder tmp into the cache.

@@ -230,10 +230,21 @@ func TestFetch(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a cache")
 	var l lines
 	r := a.open(t, dir, l.log)
+	var done int64 // of the largest download
+	r.progress = func(d, total int64) {
+		if d == total {
+			done = max(done, d)
+		}
+	}
 	pkgs, err := r.Lookup(t.Context(), "two", "one")
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if size := pkgs[0].Size + pkgs[1].Size; done != size {
+			t.Errorf("the progress ended at %d, want %d", done, size)
+		}
+	}()
 	var paths []string
 	fetch := func(r *Repo, wantRequests bool) {
 		t.Helper()

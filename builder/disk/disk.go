@@ -11,14 +11,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/exosite/gwe/builder/hosttool"
 	"github.com/exosite/gwe/gweinit/slot"
 )
 
@@ -194,7 +193,7 @@ func writeFAT(ctx context.Context, out string, size int64, c Content, seed func(
 		return err
 	}
 	id := hex.EncodeToString(seed("fat")[:4])
-	if err := tool(ctx, c.Time, "dosfstools", "mkfs.vfat", "--invariant", "-F", "16", "-s", "1", "-n", "BOOT", "-i", id, out); err != nil {
+	if err := (hosttool.Tool{Package: "dosfstools", Time: c.Time}).Run(ctx, "mkfs.vfat", "--invariant", "-F", "16", "-s", "1", "-n", "BOOT", "-i", id, out); err != nil {
 		return err
 	}
 	names := make([]string, 0, len(c.Boot))
@@ -206,7 +205,8 @@ func writeFAT(ctx context.Context, out string, size int64, c Content, seed func(
 		if err := os.Chtimes(c.Boot[name], c.Time, c.Time); err != nil {
 			return fmt.Errorf("write the boot partition: %w", err)
 		}
-		if err := tool(ctx, c.Time, "mtools", "mcopy", "-m", "-i", out, c.Boot[name], "::/"+name); err != nil {
+		mtools := hosttool.Tool{Package: "mtools", Time: c.Time, Env: []string{"MTOOLSRC=/dev/null"}}
+		if err := mtools.Run(ctx, "mcopy", "-m", "-i", out, c.Boot[name], "::/"+name); err != nil {
 			return err
 		}
 	}
@@ -219,7 +219,10 @@ func writeExt4(ctx context.Context, out string, size int64, at time.Time, seed f
 	if err := blank(out, size); err != nil {
 		return err
 	}
-	return tool(ctx, at, "e2fsprogs", "mke2fs", "-q", "-F", "-t", "ext4", "-L", "data", "-b", "4096", "-J", "size=4", "-m", "1",
+	e2fs := hosttool.Tool{Package: "e2fsprogs", Time: at, Env: []string{
+		fmt.Sprintf("E2FSPROGS_FAKE_TIME=%d", at.Unix()), "MKE2FS_CONFIG=/dev/null",
+	}}
+	return e2fs.Run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "data", "-b", "4096", "-J", "size=4", "-m", "1",
 		// Not what the host's mke2fs.conf says: the kernel and the e2fsck of
 		// the device have to know the features.
 		"-I", "256", "-O", "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
@@ -237,26 +240,6 @@ func blank(path string, size int64) error {
 		return err
 	}
 	return f.Close()
-}
-
-// tool runs a host tool of the given Debian package.
-func tool(ctx context.Context, at time.Time, pkg, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	epoch := fmt.Sprint(at.Unix())
-	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C", "MTOOLSRC=/dev/null", "MKE2FS_CONFIG=/dev/null", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin",
-		"SOURCE_DATE_EPOCH="+epoch, "E2FSPROGS_FAKE_TIME="+epoch)
-	if cmd.Err != nil { // the tools for file systems are not on everybody's PATH
-		for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
-			if _, err := os.Stat(dir + name); err == nil {
-				cmd.Path, cmd.Err = dir+name, nil
-				break
-			}
-		}
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s (package %s): %w\n%s", name, strings.Join(args, " "), pkg, err, bytes.TrimSpace(out))
-	}
-	return nil
 }
 
 // hashFiles returns a source of identifiers that follow from the files.

@@ -41,6 +41,7 @@ type Options struct {
 	Cache    string   // folder
 	Out      string   // folder of the results
 	Log      func(format string, args ...any)
+	Progress func(done, total int64) // of a download, in bytes; may be nil
 }
 
 // Manifest is out/BOARD.json: all that the image consists of.
@@ -247,7 +248,7 @@ func (b *build) key(parts ...string) string {
 // fetchPackages finds and downloads everything that comes as a Debian package.
 func (b *build) fetchPackages(ctx context.Context) error {
 	var err error
-	b.repo, err = debian.Open(ctx, debian.Config{Dir: b.Cache, Suite: suite, Arch: b.board.Arch, Mirrors: b.Mirrors, Log: b.Log})
+	b.repo, err = debian.Open(ctx, debian.Config{Dir: b.Cache, Suite: suite, Arch: b.board.Arch, Mirrors: b.Mirrors, Log: b.Log, Progress: b.Progress})
 	if err != nil {
 		return err
 	}
@@ -293,7 +294,7 @@ func (b *build) sha(pkg string) string {
 
 func (b *build) makeDisk(ctx context.Context) error {
 	script := filepath.Join(b.tmp, "boot.scr")
-	if err := uboot.WriteScript(ctx, b.board, stampEnv(b.time), script); err != nil {
+	if err := uboot.WriteScript(ctx, b.board, b.time, script); err != nil {
 		return err
 	}
 	var err error
@@ -400,9 +401,4 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return os.WriteFile(to, data, 0o644)
-}
-
-// stampEnv is the environment that gives host tools the image's time.
-func stampEnv(t time.Time) []string {
-	return []string{"TZ=UTC", "LC_ALL=C", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", t.Unix())}
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/exosite/gwe/builder/debian"
+	"github.com/exosite/gwe/builder/hosttool"
 	"github.com/exosite/gwe/builder/kernel"
 	"github.com/exosite/gwe/builder/rootfs"
 	"github.com/exosite/gwe/builder/uboot"
@@ -123,11 +124,7 @@ func (b *build) makeKernel(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		cmd := exec.CommandContext(ctx, sbin("depmod"), "-b", tmp, version)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s (package kmod): %w\n%s", cmd, err, bytes.TrimSpace(out))
-		}
-		return nil
+		return hosttool.Tool{Package: "kmod"}.Run(ctx, "depmod", "-b", tmp, version)
 	})
 	if err != nil {
 		return err
@@ -235,7 +232,7 @@ func (b *build) makeBootImage(ctx context.Context) error {
 	}
 	key := b.key(filepath.Base(dir), filepath.Base(filepath.Dir(b.initramfs)), k.Arch)
 	out, err := b.cache.Get(ctx, "boot-image", key, func(tmp string) error {
-		return fit.Write(ctx, stampEnv(oldest), filepath.Join(tmp, "boot.fit"))
+		return fit.Write(ctx, oldest, filepath.Join(tmp, "boot.fit"))
 	})
 	b.bootImage = filepath.Join(out, "boot.fit")
 	return err
@@ -335,12 +332,4 @@ func writeFrom(r io.Reader, to string) error {
 		return fmt.Errorf("write %s: %w", to, err)
 	}
 	return f.Close()
-}
-
-// sbin finds administrators' tools, which are not on everybody's PATH.
-func sbin(name string) string {
-	if path, err := exec.LookPath(name); err == nil {
-		return path
-	}
-	return "/usr/sbin/" + name
 }

@@ -4,9 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
+	"time"
+
+	"github.com/exosite/gwe/builder/hosttool"
 )
 
 // FIT describes a boot image: U-Boot's flattened image tree, in which each
@@ -19,8 +20,8 @@ type FIT struct {
 	Initramfs   string // file
 }
 
-// Write writes the image to out. The time in it is SOURCE_DATE_EPOCH of env.
-func (f FIT) Write(ctx context.Context, env []string, out string) error {
+// Write writes the image, which bears the time, to out.
+func (f FIT) Write(ctx context.Context, at time.Time, out string) error {
 	kernel, err := filepath.Abs(f.Kernel)
 	if err != nil {
 		return err
@@ -65,10 +66,9 @@ func (f FIT) Write(ctx context.Context, env []string, out string) error {
 		return fmt.Errorf("write the boot image: %w", err)
 	}
 	defer os.Remove(its)
-	cmd := exec.CommandContext(ctx, "mkimage", "-q", "-f", its, out)
-	cmd.Env = append(os.Environ(), env...)
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("write the boot image: %s (packages u-boot-tools and device-tree-compiler): %w\n%s", cmd, err, strings.TrimSpace(string(msg)))
+	// mkimage calls dtc.
+	if err := (hosttool.Tool{Package: "u-boot-tools, device-tree-compiler", Time: at}).Run(ctx, "mkimage", "-q", "-f", its, out); err != nil {
+		return fmt.Errorf("write the boot image: %w", err)
 	}
 	return nil
 }

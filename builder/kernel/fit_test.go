@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fit is a boot image whose files have names that a device tree has to quote.
@@ -28,7 +29,7 @@ func fit(t *testing.T) FIT {
 	return f
 }
 
-var epoch = []string{"SOURCE_DATE_EPOCH=1700000000", "TZ=UTC"}
+var epoch = time.Unix(1700000000, 0)
 
 func TestFIT(t *testing.T) {
 	f := fit(t)

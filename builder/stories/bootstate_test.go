@@ -72,7 +72,7 @@ func stubCard(t *testing.T, b *build, reset bool) *card {
 		err := kernel.FIT{
 			Arch: b.board.Kernel.Arch, Kernel: k, Compression: "none",
 			Load: b.board.Kernel.Load, Entry: b.board.Kernel.Load, Initramfs: initramfs,
-		}.Write(t.Context(), nil, fit)
+		}.Write(t.Context(), time.Time{}, fit)
 		if err != nil {
 			t.Fatal(err)
 		}

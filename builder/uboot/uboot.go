@@ -13,10 +13,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/exosite/gwe/builder/board"
 	"github.com/exosite/gwe/builder/debian"
+	"github.com/exosite/gwe/builder/hosttool"
 )
 
 //go:embed boot.cmd
@@ -44,15 +47,15 @@ func Script(b *board.Board) string {
 	return strings.Replace(s.String(), "@BOOT@", b.BootCommands, 1)
 }
 
-// WriteScript writes boot.scr, which U-Boot sources, to out. The time in its
-// header is SOURCE_DATE_EPOCH of env.
-func WriteScript(ctx context.Context, b *board.Board, env []string, out string) error {
+// WriteScript writes boot.scr, which U-Boot sources and whose header bears the
+// time, to out.
+func WriteScript(ctx context.Context, b *board.Board, at time.Time, out string) error {
 	cmd := out + ".cmd"
 	if err := os.WriteFile(cmd, []byte(Script(b)), 0o644); err != nil {
 		return fmt.Errorf("write the boot script: %w", err)
 	}
 	defer os.Remove(cmd)
-	return run(ctx, "u-boot-tools", env, "", "mkimage", "-q", "-A", b.Kernel.Arch, "-T", "script", "-C", "none", "-n", "gwe boot script", "-d", cmd, out)
+	return hosttool.Tool{Package: "u-boot-tools", Time: at}.Run(ctx, "mkimage", "-q", "-A", b.Kernel.Arch, "-T", "script", "-C", "none", "-n", "gwe boot script", "-d", cmd, out)
 }
 
 // WriteEnv writes the preset environment of the board to out: what board.yaml
@@ -72,7 +75,7 @@ func WriteEnv(ctx context.Context, b *board.Board, extra map[string]string, out 
 		return fmt.Errorf("write U-Boot's environment: %w", err)
 	}
 	defer os.Remove(in)
-	return run(ctx, "u-boot-tools", nil, "", "mkenvimage", "-s", fmt.Sprint(b.UBoot.EnvSize), "-o", out, in)
+	return hosttool.Tool{Package: "u-boot-tools"}.Run(ctx, "mkenvimage", "-s", fmt.Sprint(b.UBoot.EnvSize), "-o", out, in)
 }
 
 // WriteFlash writes the NOR flash of the board's machine to out, with U-Boot
@@ -145,7 +148,7 @@ func Build(ctx context.Context, b *board.Board, src *debian.Source, dir string, 
 		if err != nil {
 			return "", err
 		}
-		if err := run(ctx, "patch", nil, tree, "patch", "-p1", "-s", "-F0", "-i", patch); err != nil {
+		if err := (hosttool.Tool{Package: "patch", Dir: tree}).Run(ctx, "patch", "-p1", "-s", "-F0", "-i", patch); err != nil {
 			return "", fmt.Errorf("patch U-Boot %s: %w", src.Version, err)
 		}
 	}
@@ -154,13 +157,16 @@ func Build(ctx context.Context, b *board.Board, src *debian.Source, dir string, 
 	if err != nil {
 		return "", fmt.Errorf("read the date of U-Boot %s (package dpkg-dev): %w", src.Version, err)
 	}
-	env := []string{
-		"CROSS_COMPILE=" + build.Cross,
-		"SOURCE_DATE_EPOCH=" + strings.TrimSpace(string(stamp)),
-		"KBUILD_BUILD_USER=gwe", "KBUILD_BUILD_HOST=gwe",
+	seconds, err := strconv.ParseInt(strings.TrimSpace(string(stamp)), 10, 64)
+	if err != nil {
+		return "", fmt.Errorf("the date of U-Boot %s: %w", src.Version, err)
+	}
+	tool := hosttool.Tool{
+		Package: "make", Dir: tree, Time: time.Unix(seconds, 0),
+		Env: []string{"CROSS_COMPILE=" + build.Cross, "KBUILD_BUILD_USER=gwe", "KBUILD_BUILD_HOST=gwe"},
 	}
 	mk := func(args ...string) error {
-		return run(ctx, "make", env, tree, "make", append([]string{"-s", "O=" + obj}, args...)...)
+		return tool.Run(ctx, "make", append([]string{"-s", "O=" + obj}, args...)...)
 	}
 	log("building U-Boot %s with %s, once; a few minutes", src.Version, build.Defconfig)
 	if err := mk(build.Defconfig); err != nil {

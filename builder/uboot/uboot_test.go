@@ -2,14 +2,16 @@ package uboot
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
+	"fmt"
+	"github.com/exosite/gwe/gweinit/slot"
 	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/exosite/gwe/builder/board"
 )
@@ -89,14 +91,31 @@ setenv console_args "console=ttyS0"
 	}
 }
 
+// U-Boot and Linux share the names of the variables, and the layout.
+func TestScriptKnowsTheBootState(t *testing.T) {
+	names := strings.Join(slot.Variables, " ")
+	clear := "setenv " + strings.Join(slot.Variables, "; setenv ") + ";"
+	for _, want := range []string{
+		"env import -c ${state_addr} 4000 " + names + " ", "env export -c -s 4000 ${state_addr} " + names + " ", clear,
+		fmt.Sprintf("setexpr st1 ${st0} + %x;", slot.SecondCopy/512),
+		fmt.Sprintf("cmp.l ${state_addr} ${check_addr} %x'", slot.CopySize/4),
+		fmt.Sprintf("setenv A_LEFT %x;", slot.BootTries),
+		fmt.Sprintf(`test 0x${blocks} -le %#x`, board.ImageSize/512),
+	} {
+		if !strings.Contains(bootScript, want) {
+			t.Errorf("boot.cmd lacks %q", want)
+		}
+	}
+}
+
 func TestWriteScript(t *testing.T) {
 	for name, arch := range map[string]string{"qemu-arm64": "AArch64", "qemu-mipsel": "MIPS"} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("TZ", "UTC")
 			b, dir := load(t, name), t.TempDir()
 			out := filepath.Join(dir, "boot.scr")
-			env := []string{"SOURCE_DATE_EPOCH=1700000000"}
-			if err := WriteScript(t.Context(), b, env, out); err != nil {
+			at := time.Unix(1700000000, 0)
+			if err := WriteScript(t.Context(), b, at, out); err != nil {
 				t.Fatal(err)
 			}
 			if left, _ := os.ReadDir(dir); len(left) != 1 {
@@ -122,7 +141,7 @@ func TestWriteScript(t *testing.T) {
 				t.Errorf("it runs\n%q", got)
 			}
 			first := read(t, out)
-			if err := WriteScript(t.Context(), b, env, out); err != nil || !bytes.Equal(read(t, out), first) {
+			if err := WriteScript(t.Context(), b, at, out); err != nil || !bytes.Equal(read(t, out), first) {
 				t.Errorf("two runs differ, %v", err)
 			}
 		})
@@ -276,22 +295,5 @@ func TestCheckConfig(t *testing.T) {
 		if (err == nil) != (tt.refused == "") || err != nil && !strings.Contains(err.Error(), "u-boot.config: "+tt.refused+":") {
 			t.Errorf("%q: got %v, want %q refused", tt.options, err, tt.refused)
 		}
-	}
-}
-
-func TestRun(t *testing.T) {
-	err := run(t.Context(), "dash", []string{"WHO=gwe"}, t.TempDir(), "sh", "-c", "seq 100; echo $WHO; exit 3")
-	for _, want := range []string{"exit status 3", "package dash", "\n82\n", "\n100\ngwe"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, want %q", err, want)
-		}
-	}
-	if err != nil && strings.Contains(err.Error(), "\n81\n") {
-		t.Errorf("more than the last 20 lines: %v", err)
-	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := run(ended, "coreutils", nil, "", "sleep", "60"); err == nil {
-		t.Error("the context has ended, the tool has not")
 	}
 }
