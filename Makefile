@@ -33,7 +33,7 @@ boards: $(builder) ## list the boards
 setup: $(builder) ## install all Debian packages that building, booting and testing need
 	@$(builder) setup -board "$(boards)" -boot -test
 
-test: test-unit test-qemu ## test everything, with real boots in QEMU (about 11 minutes)
+test: test-unit test-qemu ## test everything, with real boots in QEMU (about 12 minutes)
 
 test-unit: setup
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }

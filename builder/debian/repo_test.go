@@ -38,7 +38,7 @@ func (l *lines) take() string {
 
 func TestHostMirror(t *testing.T) {
 	var l lines
-	c := Config{Dir: t.TempDir(), Suite: "bookworm", Arch: "arm64", Log: l.log}
+	c := Config{Dir: t.TempDir(), Suite: "bookworm", Arch: "arm64", Mirrors: strings.Fields(os.Getenv("mirror")), Log: l.log}
 	r, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

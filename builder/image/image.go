@@ -108,7 +108,9 @@ type build struct {
 	tmp      string
 	manifest Manifest
 	debs     map[string]string // path by package name
-	tools    string            // versions of what the stages run
+	tools    map[string]string // version of what the stages run, by host package
+	// libraries are the versions of the modules in the builder.
+	libraries string
 
 	kernelPackage string
 	kernel        kernelFiles
@@ -222,27 +224,30 @@ func (b *build) findTools(ctx context.Context) error {
 	if how := b.board.UBoot.Build; how != nil {
 		packages = append(packages, how.Packages...)
 	}
-	installed, err := debian.Installed(ctx, packages...)
-	if err != nil {
+	var err error
+	if b.tools, err = debian.Installed(ctx, packages...); err != nil {
 		return err
 	}
 	for _, p := range packages {
-		if installed[p] == "" {
+		if b.tools[p] == "" {
 			return fmt.Errorf("the host lacks the package %s: make board=%s setup", p, b.Board)
 		}
-		b.tools += p + " " + installed[p] + "\n"
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
-			b.tools += m.Path + " " + m.Version + "\n"
+			b.libraries += m.Path + " " + m.Version + "\n"
 		}
 	}
 	return nil
 }
 
-// key is the cache key of an output that is made from the parts.
-func (b *build) key(parts ...string) string {
-	return cache.Key(append([]string{recipe, b.tools}, parts...)...)
+// key is the cache key of an output that the host's tools make from the parts.
+func (b *build) key(tools []string, parts ...string) string {
+	all := []string{recipe}
+	for _, t := range tools {
+		all = append(all, t, b.tools[t])
+	}
+	return cache.Key(append(all, parts...)...)
 }
 
 // fetchPackages finds and downloads everything that comes as a Debian package.

@@ -32,7 +32,7 @@ type kernelFiles struct {
 func (b *build) makeUBoot(ctx context.Context) error {
 	dir, err := "", error(nil)
 	if u := b.board.UBoot; u.Build == nil {
-		dir, err = b.cache.Get(ctx, "u-boot", b.key(b.sha(u.Package), u.File), func(tmp string) error {
+		dir, err = b.cache.Get(ctx, "u-boot", b.key(nil, b.sha(u.Package), u.File), func(tmp string) error {
 			return extract(ctx, b.debs[u.Package], u.File, filepath.Join(tmp, UBootFile))
 		})
 	} else {
@@ -70,7 +70,7 @@ func (b *build) buildUBoot(ctx context.Context) (string, error) {
 		key = append(key, f.SHA256)
 		b.manifest.UBoot.Source.SHA256[name] = f.SHA256
 	}
-	return b.cache.Get(ctx, "u-boot", b.key(key...), func(tmp string) error {
+	return b.cache.Get(ctx, "u-boot", b.key(how.Packages, key...), func(tmp string) error {
 		work := filepath.Join(tmp, "build")
 		if err := os.Mkdir(work, 0o755); err != nil {
 			return err
@@ -109,7 +109,7 @@ func extract(ctx context.Context, deb, member, to string) error {
 // what, as the package's installation would.
 func (b *build) makeKernel(ctx context.Context) error {
 	version := strings.TrimPrefix(b.kernelPackage, "linux-image-")
-	dir, err := b.cache.Get(ctx, "kernel", b.key(b.sha(b.kernelPackage)), func(tmp string) error {
+	dir, err := b.cache.Get(ctx, "kernel", b.key([]string{"kmod"}, b.sha(b.kernelPackage)), func(tmp string) error {
 		b.Log("unpacking %s", b.kernelPackage)
 		err := debian.Walk(ctx, b.debs[b.kernelPackage], func(h *tar.Header, r io.Reader) error {
 			if h.Typeflag != tar.TypeReg || !strings.HasPrefix(h.Name, "lib/modules/") && !strings.HasPrefix(h.Name, "boot/vmlinu") {
@@ -177,7 +177,7 @@ func (b *build) makeInitramfs(ctx context.Context) error {
 	if err := t.File("manifest", 0o644, []byte(manifest), "the builder"); err != nil {
 		return err
 	}
-	dir, err := b.cache.Get(ctx, "initramfs", b.key(t.Hash()), func(tmp string) error {
+	dir, err := b.cache.Get(ctx, "initramfs", b.key(nil, b.libraries, t.Hash()), func(tmp string) error {
 		return t.Initramfs(filepath.Join(tmp, "initramfs.zst"))
 	})
 	b.initramfs = filepath.Join(dir, "initramfs.zst")
@@ -188,7 +188,7 @@ func (b *build) makeInitramfs(ctx context.Context) error {
 // builds: an image with the same content has to be the same image.
 func (b *build) makeBootImage(ctx context.Context) error {
 	k := b.board.Kernel
-	dir, err := b.cache.Get(ctx, "vmlinuz", b.key(b.sha(b.kernelPackage), k.Format, k.Compression, fmt.Sprint(k.Load)), func(tmp string) error {
+	dir, err := b.cache.Get(ctx, "vmlinuz", b.key(nil, b.libraries, b.sha(b.kernelPackage), k.Format, k.Compression, fmt.Sprint(k.Load)), func(tmp string) error {
 		b.Log("preparing the kernel")
 		vmlinuz, err := os.ReadFile(b.kernel.vmlinuz)
 		if err != nil {
@@ -230,7 +230,7 @@ func (b *build) makeBootImage(ctx context.Context) error {
 		Arch: k.Arch, Kernel: filepath.Join(dir, "kernel"), Compression: k.Compression,
 		Load: parsed.Load, Entry: parsed.Entry, Initramfs: b.initramfs,
 	}
-	key := b.key(filepath.Base(dir), filepath.Base(filepath.Dir(b.initramfs)), k.Arch)
+	key := b.key([]string{"u-boot-tools", "device-tree-compiler"}, filepath.Base(dir), filepath.Base(filepath.Dir(b.initramfs)), k.Arch)
 	out, err := b.cache.Get(ctx, "boot-image", key, func(tmp string) error {
 		return fit.Write(ctx, oldest, filepath.Join(tmp, "boot.fit"))
 	})
@@ -279,7 +279,7 @@ func (b *build) makeRoot(ctx context.Context) error {
 	if _, err := t.Open("usr/sbin/init"); err != nil {
 		return fmt.Errorf("the root has no usr/sbin/init: overlays %v lack \"base\": %w", b.Overlays, err)
 	}
-	dir, err := b.cache.Get(ctx, "root", b.key(t.Hash(), fmt.Sprint(b.time.Unix())), func(tmp string) error {
+	dir, err := b.cache.Get(ctx, "root", b.key([]string{"squashfs-tools"}, t.Hash(), fmt.Sprint(b.time.Unix())), func(tmp string) error {
 		b.Log("compressing the root")
 		return t.Squash(ctx, filepath.Join(tmp, "root.squashfs"), b.time)
 	})

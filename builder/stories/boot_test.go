@@ -102,6 +102,24 @@ func TestPID1Survives(t *testing.T) {
 	})
 }
 
+// A fork bomb takes neither PID 1 nor the way to reboot.
+func TestForkBomb(t *testing.T) {
+	eachBoard(t, func(t *testing.T, b *build) {
+		m := b.card(t).boot(t)
+		m.ready(b, slot.A)
+		m.shell()
+		io.WriteString(m, "bomb() { bomb | bomb & }; bomb 2>/dev/null\n")
+		m.shell()
+		time.Sleep(5 * time.Second) // for the bomb to reach its limit
+		if strings.Contains(m.Text(), "Kernel panic") {
+			t.Fatalf("PID 1 has died:\n%s", m.Tail(30))
+		}
+		io.WriteString(m, "\nkill -TERM 1\n") // the shell does it without a process of its own
+		m.sees("gweinit: reboot")
+		m.ready(b, slot.A)
+	})
+}
+
 // The smallest machine of the target class.
 func TestSmallMemory(t *testing.T) {
 	least := map[string]int{"qemu-arm64": 96, "qemu-mipsel": 64}

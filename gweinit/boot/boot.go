@@ -36,6 +36,7 @@ func phases() []phase {
 		{"make the folders of /data", makeFolders},
 		{"set the host name", setHostname},
 		{"bring the loopback interface up", loopbackUp},
+		{"limit the programs", limitPrograms},
 		{"refill the boots of the good slot", refillSlot},
 		{"report ready", reportReady},
 		{"start the console program", startConsole},
@@ -49,6 +50,8 @@ type system struct {
 	version string
 	slot    slot.Name
 	failed  []string // names of the phases that failed
+
+	programs *os.File // the cgroup for all programs; nil if there is none
 }
 
 // Main runs PID 1. It returns, with an exit status, only when it is not PID 1.

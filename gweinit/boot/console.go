@@ -44,17 +44,22 @@ func consoleOnce(s *system) error {
 	if err != nil {
 		return err
 	}
+	defer tty.Close()
 	fd := tty.Fd()
+	attr := &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+	if s.programs != nil {
+		attr.UseCgroupFD, attr.CgroupFD = true, int(s.programs.Fd())
+	}
 	p, err := s.reaper.Start(consoleProgram, []string{consoleProgram}, &syscall.ProcAttr{
 		Dir:   "/root",
 		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=vt100"},
 		Files: []uintptr{fd, fd, fd},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0},
+		Sys:   attr,
 	})
-	tty.Close()
 	if err != nil {
 		return err
 	}
+	tty.Close() // the program's alone, so that its end is a hang-up
 	<-p.Done()
 	return nil
 }
