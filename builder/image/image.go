@@ -4,12 +4,8 @@ package image
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,59 +38,6 @@ type Options struct {
 	Out      string   // folder of the results
 	Log      func(format string, args ...any)
 	Progress func(done, total int64) // of a download, in bytes; may be nil
-}
-
-// Manifest is out/BOARD.json: all that the image consists of.
-type Manifest struct {
-	Board      string           `json:"board"`
-	Version    string           `json:"version"`
-	Epoch      int64            `json:"epoch"` // seconds since 1970, in all files
-	Release    bool             `json:"release"`
-	Overlays   []string         `json:"overlays"`
-	Suite      string           `json:"suite"`
-	Kernel     string           `json:"kernel"` // version, as uname -r prints it
-	Packages   []debian.Package `json:"packages"`
-	UBoot      UBoot            `json:"uboot"`
-	Go         string           `json:"go"` // version of the compiler
-	GoModules  []GoModule       `json:"go_modules"`
-	Partitions []disk.Partition `json:"partitions"`
-	Slot       SlotSize         `json:"slot"`
-	Image      File             `json:"image"`
-	Compressed File             `json:"compressed"`
-}
-
-// UBoot says which U-Boot runs before the image, and what it was built from
-// when Debian's could not be used.
-type UBoot struct {
-	SHA256 string  `json:"sha256"`
-	Source *Source `json:"source,omitempty"`
-}
-
-// Source is a Debian source package that the builder compiled.
-type Source struct {
-	Name    string            `json:"name"`
-	Version string            `json:"version"`
-	SHA256  map[string]string `json:"sha256"` // of its files, and of the project's patches and options
-}
-
-// SlotSize is how much of a slot is used, in bytes.
-type SlotSize struct {
-	BootImage int64 `json:"boot_image"`
-	Root      int64 `json:"root"`
-}
-
-// GoModule is a module that is compiled into a program of the image.
-type GoModule struct {
-	Path    string `json:"path"`
-	Version string `json:"version"`
-	Sum     string `json:"sum,omitempty"`
-}
-
-// File is a file of the output.
-type File struct {
-	Name   string `json:"name"`
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
 }
 
 // build is one run of Build.
@@ -320,90 +263,4 @@ func (b *build) makeDisk(ctx context.Context) error {
 		*size = info.Size()
 	}
 	return nil
-}
-
-// publish compresses the image and gives all results their final names. A
-// manifest describes what is beside it, so the old one goes first, and the new
-// one comes last.
-func (b *build) publish(ctx context.Context) error {
-	img, zst, manifest := b.Board+".img", b.Board+".img.zst", b.Board+".json"
-	sum, err := disk.Compress(filepath.Join(b.tmp, img), filepath.Join(b.tmp, zst))
-	if err != nil {
-		return err
-	}
-	b.manifest.Image = File{img, disk.Size, sum}
-	if b.manifest.Compressed, err = describe(b.tmp, zst); err != nil {
-		return err
-	}
-	text, err := json.MarshalIndent(b.manifest, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(b.tmp, manifest), append(text, '\n'), 0o644); err != nil {
-		return err
-	}
-	if err := copyFile(b.uboot, filepath.Join(b.tmp, UBootFile)); err != nil {
-		return err
-	}
-	machine := filepath.Join(b.Out, b.Board)
-	if err := os.MkdirAll(machine, 0o755); err != nil {
-		return err
-	}
-	for _, name := range []string{img, zst, manifest, UBootFile} {
-		if err := sync(filepath.Join(b.tmp, name)); err != nil {
-			return err
-		}
-	}
-	if err := os.Remove(filepath.Join(b.Out, manifest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, f := range []struct{ name, dir string }{{UBootFile, machine}, {img, b.Out}, {zst, b.Out}, {manifest, b.Out}} {
-		if err := os.Rename(filepath.Join(b.tmp, f.name), filepath.Join(f.dir, f.name)); err != nil {
-			return err
-		}
-		if err := sync(f.dir); err != nil {
-			return err
-		}
-	}
-	for _, stage := range []string{"kernel", "vmlinuz", "initramfs", "boot-image", "root", "u-boot"} {
-		if err := b.cache.Prune(stage); err != nil {
-			b.Log("%v", err)
-		}
-	}
-	return nil
-}
-
-// sync makes a file or folder durable.
-func sync(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
-}
-
-// UBootFile is the name of U-Boot in the output's folder BOARD.
-const UBootFile = "u-boot.bin"
-
-func describe(dir, name string) (File, error) {
-	f, err := os.Open(filepath.Join(dir, name))
-	if err != nil {
-		return File{}, err
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	if err != nil {
-		return File{}, fmt.Errorf("read back %s: %w", name, err)
-	}
-	return File{name, n, hex.EncodeToString(h.Sum(nil))}, nil
-}
-
-func copyFile(from, to string) error {
-	data, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(to, data, 0o644)
 }
