@@ -168,7 +168,7 @@ func Build(ctx context.Context, b *board.Board, src *debian.Source, dir string, 
 	mk := func(args ...string) error {
 		return tool.Run(ctx, "make", append([]string{"-s", "O=" + obj}, args...)...)
 	}
-	log("building U-Boot %s with %s, once; a few minutes", src.Version, build.Defconfig)
+	log("building U-Boot %s with %s, once; a minute or more", src.Version, build.Defconfig)
 	if err := mk(build.Defconfig); err != nil {
 		return "", err
 	}
