@@ -22,6 +22,9 @@ type FIT struct {
 
 // Write writes the image, which bears the time, to out.
 func (f FIT) Write(ctx context.Context, at time.Time, out string) error {
+	if (f.Load|f.Entry)>>32 != 0 { // one cell each; newer dtc cuts them off without a word
+		return fmt.Errorf("write the boot image: load %#x, entry %#x: out of range for 32-bit addresses", f.Load, f.Entry)
+	}
 	kernel, err := filepath.Abs(f.Kernel)
 	if err != nil {
 		return err
