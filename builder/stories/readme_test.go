@@ -32,7 +32,7 @@ func TestReadme(t *testing.T) {
 	}
 	// In a copy: what somebody has built here is not ours to replace.
 	dir := t.TempDir()
-	copy := exec.Command("sh", "-c", `cp -a $(ls -A | grep -vx out) "$0"`, dir)
+	copy := exec.Command("sh", "-c", `cp -a --no-preserve=ownership $(ls -A | grep -vx out) "$0"`, dir)
 	copy.Dir = project
 	if out, err := copy.CombinedOutput(); err != nil {
 		t.Fatalf("copy the project: %v: %s", err, out)
@@ -57,6 +57,11 @@ func TestReadme(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
+			ended := make(chan error, 1)
+			go func() {
+				ended <- cmd.Wait()
+				console.Close() // or a boot that fails would be waited for
+			}()
 			if strings.HasSuffix(command, " boot") && !strings.Contains(command, "until=") {
 				if _, err := console.Expect(ctx, prompt); err != nil {
 					t.Errorf("%s: %v", command, err)
@@ -64,7 +69,7 @@ func TestReadme(t *testing.T) {
 				}
 				io.WriteString(stdin, "poweroff\n")
 			}
-			if err := cmd.Wait(); err != nil {
+			if err := <-ended; err != nil {
 				t.Errorf("%s: %v\n%s", command, err, console.Tail(40))
 			}
 			cancel()
