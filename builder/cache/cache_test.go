@@ -115,7 +115,7 @@ func TestLock(t *testing.T) {
 }
 
 func TestKey(t *testing.T) {
-	if Key("a", "b") == Key("ab") || Key("a", "b") == Key("b", "a") || Key("a") != Key("a") {
+	if Key("a", "b") == Key("ab") || Key("a", "b") == Key("b", "a") {
 		t.Error("keys do not tell their parts apart")
 	}
 }

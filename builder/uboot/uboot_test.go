@@ -93,8 +93,14 @@ setenv console_args "console=ttyS0"
 
 // U-Boot and Linux share the names of the variables, and the layout.
 func TestScriptKnowsTheBootState(t *testing.T) {
-	names := strings.Join(slot.Variables, " ")
-	clear := "setenv " + strings.Join(slot.Variables, "; setenv ") + ";"
+	full := slot.State{Good: slot.A, Trial: slot.B, A: slot.Slot{Status: slot.Good}, B: slot.Slot{Status: slot.Ready}}
+	var variables []string
+	for entry := range strings.SplitSeq(strings.TrimRight(string(full.Encode()[4:]), "\x00"), "\x00") {
+		name, _, _ := strings.Cut(entry, "=")
+		variables = append(variables, name)
+	}
+	names := strings.Join(variables, " ")
+	clear := "setenv " + strings.Join(variables, "; setenv ") + ";"
 	for _, want := range []string{
 		"env import -c ${state_addr} 4000 " + names + " ", "env export -c -s 4000 ${state_addr} " + names + " ", clear,
 		fmt.Sprintf("setexpr st1 ${st0} + %x;", slot.SecondCopy/512),

@@ -22,13 +22,11 @@ const (
 	Version = 1
 )
 
-// Variables are the names that boot.scr imports and exports, in its order.
-// Numbers are hexadecimal without prefix, as U-Boot's setexpr writes them.
-var Variables = []string{"V", "SEQ", "GOOD", "TRIAL", "T_LEFT", "A_STATE", "A_LEFT", "B_STATE", "B_LEFT"}
-
 // Encode returns one copy of the state, CopySize bytes: the CRC-32 of the
 // rest, little-endian, then "NAME=value" strings that end in NUL, an empty
-// string, and zeros (U-Boot, doc/mkenvimage.1 and env/common.c).
+// string, and zeros (U-Boot, doc/mkenvimage.1 and env/common.c). Numbers are
+// hexadecimal without prefix, as U-Boot's setexpr writes them. boot.scr knows
+// the names.
 func (s State) Encode() []byte {
 	buf := make([]byte, 4, CopySize)
 	for _, v := range []struct{ name, value string }{

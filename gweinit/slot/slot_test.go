@@ -186,12 +186,11 @@ func FuzzDecode(f *testing.F) {
 
 // disk is a block device whose power can be cut. Each WriteAt is split into
 // sectors; after cut of them everything fails. Sectors that were written but
-// not synced may be on the disk or not: keep decides.
+// not synced may be on the disk or not: settle decides.
 type disk struct {
 	data    []byte
 	pending map[int64][]byte
 	cut     int // sectors until the power goes; negative: never
-	keep    func(sector int64) bool
 }
 
 var errPower = errors.New("power cut")
