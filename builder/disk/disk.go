@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/exosite/gwe/builder/hosttool"
+	"github.com/exosite/gwe/gweinit/gpt"
 	"github.com/exosite/gwe/gweinit/slot"
 )
 
@@ -61,7 +62,9 @@ type Content struct {
 	Boot      map[string]string // files of the boot partition: name, path on the host
 	BootImage string            // path
 	Root      string            // path of the squashfs
+	Data      string            // path of what WriteData wrote
 	Time      time.Time         // of everything that carries one
+	HybridMBR bool              // the boot partition is in an MBR too: the Raspberry Pi's boot ROM looks for it there
 }
 
 // TooLarge says that a part of a slot does not fit its partition.
@@ -82,15 +85,12 @@ func Write(ctx context.Context, c Content, tmp, out string) ([]Partition, error)
 	if err != nil {
 		return nil, err
 	}
-	boot, data := filepath.Join(tmp, "boot.fat"), filepath.Join(tmp, "data.ext4")
+	boot := filepath.Join(tmp, "boot.fat")
 	parts := layout()
 	partition := func(name string) Partition {
 		return parts[slices.IndexFunc(parts, func(p Partition) bool { return p.Name == name })]
 	}
 	if err := writeFAT(ctx, boot, partition(slot.BootPartition).Size, c, seed); err != nil {
-		return nil, err
-	}
-	if err := writeExt4(ctx, data, partition(slot.DataPartition).Size, c.Time, seed); err != nil {
 		return nil, err
 	}
 	f, err := os.Create(out)
@@ -105,25 +105,41 @@ func Write(ctx context.Context, c Content, tmp, out string) ([]Partition, error)
 		slot.BootPartition:       boot,
 		slot.A.KernelPartition(): c.BootImage,
 		slot.A.RootPartition():   c.Root,
-		slot.DataPartition:       data,
+		slot.DataPartition:       c.Data,
 	}
-	var entries []entry
+	table := gpt.Table{Disk: gpt.HashGUID(seed("disk")), Sectors: Size / gpt.SectorSize}
 	for i := range parts {
 		p := &parts[i]
 		if file := files[p.Name]; file != "" {
-			if err := copyInto(f, p, file); err != nil {
+			room := p.Size
+			if p.Name == slot.A.KernelPartition() {
+				room -= 2 * gpt.SectorSize // boot.scr reads up to that much behind the image
+			}
+			if err := copyInto(f, p, room, file); err != nil {
 				return nil, err
 			}
 		}
-		kind := linuxData
+		kind := gpt.LinuxData
 		if p.Name == slot.BootPartition {
-			kind = basicData
+			kind = gpt.BasicData
 		}
-		id := guidFrom(seed("partition " + p.Name))
+		id := gpt.HashGUID(seed("partition " + p.Name))
 		p.GUID = id.String()
-		entries = append(entries, entry{kind, id, p.Name, uint64(p.Offset / sectorSize), uint64((p.Offset+p.Size)/sectorSize - 1)})
+		table.Entries = append(table.Entries, gpt.Entry{
+			Type: kind, ID: id, Name: p.Name,
+			First: uint64(p.Offset / gpt.SectorSize), Last: uint64((p.Offset+p.Size)/gpt.SectorSize - 1),
+		})
 	}
-	if err := writeGPT(f, Size/sectorSize, guidFrom(seed("disk")), entries); err != nil {
+	mbr := gpt.ProtectiveMBR(table.Sectors)
+	if c.HybridMBR {
+		if mbr, err = gpt.HybridMBR(table.Entries[0]); err != nil { // the boot partition is the first
+			return nil, err
+		}
+	}
+	if _, err := f.WriteAt(mbr, 0); err != nil {
+		return nil, fmt.Errorf("write the disk: %w", err)
+	}
+	if err := table.Write(f); err != nil {
 		return nil, err
 	}
 	state := slot.NewStore(section{f, partition(slot.StatePartition).Offset})
@@ -154,8 +170,9 @@ func (s section) ReadAt(p []byte, off int64) (int, error)  { return s.f.ReadAt(p
 func (s section) WriteAt(p []byte, off int64) (int, error) { return s.f.WriteAt(p, s.off+off) }
 func (s section) Sync() error                              { return nil }
 
-// copyInto copies a file into its partition and leaves holes for zeros.
-func copyInto(f *os.File, p *Partition, file string) error {
+// copyInto copies a file of at most room bytes into its partition and leaves
+// holes for zeros.
+func copyInto(f *os.File, p *Partition, room int64, file string) error {
 	in, err := os.Open(file)
 	if err != nil {
 		return fmt.Errorf("fill partition %s: %w", p.Name, err)
@@ -165,8 +182,8 @@ func copyInto(f *os.File, p *Partition, file string) error {
 	if err != nil {
 		return fmt.Errorf("fill partition %s: %w", p.Name, err)
 	}
-	if info.Size() > p.Size {
-		return &TooLarge{p.Name, info.Size(), p.Size}
+	if info.Size() > room {
+		return &TooLarge{p.Name, info.Size(), room}
 	}
 	buf, zero := make([]byte, 64<<10), make([]byte, 64<<10)
 	for off := p.Offset; ; {
@@ -213,11 +230,18 @@ func writeFAT(ctx context.Context, out string, size int64, c Content, seed func(
 	return nil
 }
 
-// writeExt4 writes the empty data partition. It is complete: no thread of the
-// kernel has to initialise tables on the device.
-func writeExt4(ctx context.Context, out string, size int64, at time.Time, seed func(string) []byte) error {
-	if err := blank(out, size); err != nil {
+// WriteData writes the empty file system of the data partition to out. It is
+// complete: no thread of the kernel has to initialise tables on the device.
+// All images have the same one: the root holds a copy of it, and must not
+// change with the rest of the disk.
+func WriteData(ctx context.Context, at time.Time, out string) error {
+	parts := layout()
+	if err := blank(out, parts[len(parts)-1].Size); err != nil {
 		return err
+	}
+	id := func(purpose string) string {
+		sum := sha256.Sum256([]byte("gwe " + purpose))
+		return gpt.HashGUID(sum[:]).String()
 	}
 	e2fs := hosttool.Tool{Package: "e2fsprogs", Time: at, Env: []string{
 		fmt.Sprintf("E2FSPROGS_FAKE_TIME=%d", at.Unix()), "MKE2FS_CONFIG=/dev/null",
@@ -226,8 +250,9 @@ func writeExt4(ctx context.Context, out string, size int64, at time.Time, seed f
 		// Not what the host's mke2fs.conf says: the kernel and the e2fsck of
 		// the device have to know the features.
 		"-I", "256", "-O", "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
-		"-U", guidFrom(seed("data")).String(),
-		"-E", "lazy_itable_init=0,lazy_journal_init=0,hash_seed="+guidFrom(seed("htree")).String(), out)
+		"-U", id("data"),
+		// Room in the group descriptors for growing to 256 GiB in place.
+		"-E", "lazy_itable_init=0,lazy_journal_init=0,resize=67108864,hash_seed="+id("htree"), out)
 }
 
 func blank(path string, size int64) error {

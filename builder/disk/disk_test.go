@@ -21,6 +21,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/exosite/gwe/gweinit/slot"
+	"github.com/exosite/gwe/gweinit/ubenv"
 )
 
 // noise is data that does not compress and is no filesystem's.
@@ -43,7 +44,11 @@ func content(t *testing.T) Content {
 			t.Fatal(err)
 		}
 	}
+	if err := WriteData(t.Context(), stamp, filepath.Join(dir, "data.ext4")); err != nil {
+		t.Fatal(err)
+	}
 	return Content{
+		Data:      filepath.Join(dir, "data.ext4"),
 		Boot:      map[string]string{"boot.scr": filepath.Join(dir, "boot.scr")},
 		BootImage: filepath.Join(dir, "boot.fit"),
 		Root:      filepath.Join(dir, "root.squashfs"),
@@ -194,7 +199,7 @@ func TestWrite(t *testing.T) {
 
 	t.Run("boot state", func(t *testing.T) {
 		_, file := part(t, "ubenv")
-		dev, err := slot.OpenPartition(file)
+		dev, err := ubenv.Open(file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +253,7 @@ func TestReproducible(t *testing.T) {
 	for _, id := range []struct {
 		name      string
 		off, size int64
-	}{{"GUID of the disk", 512 + 56, 16}, {"serial number of the FAT", 1<<20 + 0x27, 4}, {"UUID of the data", 97<<20 + 1024 + 0x68, 16}} {
+	}{{"GUID of the disk", 512 + 56, 16}, {"serial number of the FAT", 1<<20 + 0x27, 4}} {
 		if first := readAt(t, out, id.off, id.size); bytes.Equal(first, readAt(t, other, id.off, id.size)) {
 			t.Errorf("%s: %x as with another root", id.name, first)
 		}
@@ -258,6 +263,9 @@ func TestReproducible(t *testing.T) {
 func TestTooLarge(t *testing.T) {
 	c := content(t)
 	if err := os.Truncate(c.Root, 24<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(c.BootImage, 16<<20-1024); err != nil {
 		t.Fatal(err)
 	}
 	write(t, c) // just fits
@@ -310,28 +318,41 @@ func TestToolsOutsidePath(t *testing.T) {
 	write(t, content(t))
 }
 
-func TestPartitionNames(t *testing.T) {
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	const sectors = 8 << 11
-	for _, tt := range []struct{ name, want string }{
-		{strings.Repeat("ü", 36), ""},
-		{strings.Repeat("x", 37), "longer than 36"},
-		{strings.Repeat("𝄞", 19), "longer than 36"}, // two UTF-16 units each
-	} {
-		err := writeGPT(f, sectors, guidFrom(noise(16)), []entry{{linuxData, guidFrom(noise(16)), tt.name, 2048, 4095}})
-		if tt.want == "" {
-			if err != nil {
-				t.Errorf("%s: %v", tt.name, err)
+// For all tools the disk with a hybrid MBR is the same GPT disk, and an MBR one
+// with the boot partition for those that know nothing else.
+func TestHybridMBR(t *testing.T) {
+	c := content(t)
+	plain, _ := write(t, c)
+	c.HybridMBR = true
+	out, _ := write(t, c)
+	check(t, "No problems found", "sgdisk", "-v", out)
+	check(t, "MBR: hybrid", "gdisk", "-l", out)
+	check(t, "No errors detected", "sfdisk", "--verify", out)
+	check(t, "Disklabel type: gpt", "fdisk", "-l", out)
+	check(t, `PTTYPE="gpt"`, "blkid", "-p", out)
+
+	var mbr struct {
+		PartitionTable struct {
+			Label      string
+			Partitions []struct {
+				Start, Size int64
+				Type        string
+				Bootable    bool
 			}
-			check(t, "No problems found", "sgdisk", "-v", f.Name())
-			check(t, tt.name, "env", "LC_ALL=C.UTF-8", "sfdisk", "-J", f.Name())
-		} else if err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: got %v, want %s", tt.name, err, tt.want)
 		}
+	}
+	if text := check(t, "", "sfdisk", "--label-nested", "dos", "--json", out); json.Unmarshal(text, &mbr) != nil {
+		t.Fatalf("sfdisk --json: %s", text)
+	}
+	if got, want := fmt.Sprint(mbr), "{{dos [{2048 16384 c false} {1 2047 ee false}]}}"; got != want {
+		t.Errorf("the MBR has %s, want %s", got, want)
+	}
+	if text := check(t, "", "sfdisk", "--json", out); !bytes.Contains(text, []byte(`"name": "data"`)) {
+		t.Errorf("sfdisk sees %s", text)
+	}
+	rest := func(file string) []byte { return readAt(t, file, 512, 128<<20-512) }
+	if !bytes.Equal(rest(plain), rest(out)) {
+		t.Error("more than sector 0 differs from a disk without")
 	}
 }
 
