@@ -8,6 +8,8 @@ import (
 	"hash/crc32"
 	"strconv"
 	"strings"
+
+	"github.com/exosite/gwe/gweinit/ubenv"
 )
 
 // The layout of the partition ubenv, frozen: boot.scr in the field knows it.
@@ -15,9 +17,8 @@ const (
 	// CopySize is the size of one copy: an environment as U-Boot's
 	// "env import -c" and mkenvimage know it.
 	CopySize = 0x4000
-	// SecondCopy is where the second copy starts. The distance keeps the two
-	// in different erase blocks of any SD card or eMMC.
-	SecondCopy = 4 << 20
+	// SecondCopy is where the second copy starts.
+	SecondCopy = ubenv.BootState + ubenv.Second
 	// Version of the contract between boot.scr and ubenv, in the variable V.
 	Version = 1
 )
@@ -54,10 +55,10 @@ func (s State) Encode() []byte {
 // status reads as Bad and a number that is none as 0.
 func Decode(buf []byte) (State, error) {
 	if len(buf) != CopySize {
-		return State{}, fmt.Errorf("boot state: %d bytes, want %d", len(buf), CopySize)
+		return State{}, fmt.Errorf("%d bytes, want %d", len(buf), CopySize)
 	}
 	if got, want := crc32.ChecksumIEEE(buf[4:]), binary.LittleEndian.Uint32(buf); got != want {
-		return State{}, fmt.Errorf("boot state: CRC-32 is %08x, the data has %08x", want, got)
+		return State{}, fmt.Errorf("CRC-32 is %08x, the data has %08x", want, got)
 	}
 	vars := map[string]string{}
 	for rest := buf[4:]; len(rest) > 0 && rest[0] != 0; {
@@ -68,11 +69,11 @@ func Decode(buf []byte) (State, error) {
 		}
 	}
 	if vars["V"] != hex(Version) {
-		return State{}, fmt.Errorf("boot state: version %q, want %d", vars["V"], Version)
+		return State{}, fmt.Errorf("version %q, want %d", vars["V"], Version)
 	}
 	seq, err := strconv.ParseUint(vars["SEQ"], 16, 32)
 	if err != nil {
-		return State{}, fmt.Errorf("boot state: SEQ is %q: %w", vars["SEQ"], errors.Unwrap(err))
+		return State{}, fmt.Errorf("SEQ is %q: %w", vars["SEQ"], errors.Unwrap(err))
 	}
 	s := State{
 		Seq:       uint32(seq),
@@ -82,7 +83,7 @@ func Decode(buf []byte) (State, error) {
 		B:         Slot{status(vars["B_STATE"]), unhex(vars["B_LEFT"])},
 	}
 	if !s.Good.Valid() {
-		return State{}, fmt.Errorf("boot state: GOOD is %q, neither a nor b", vars["GOOD"])
+		return State{}, fmt.Errorf("GOOD is %q, neither a nor b", vars["GOOD"])
 	}
 	if t := Name(vars["TRIAL"]); t.Valid() {
 		s.Trial = t

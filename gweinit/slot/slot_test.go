@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/exosite/gwe/gweinit/powercut"
 )
 
 func good(n Name, other Status) State { return Fresh(n, other) }
@@ -184,101 +186,46 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// disk is a block device whose power can be cut. Each WriteAt is split into
-// sectors; after cut of them everything fails. Sectors that were written but
-// not synced may be on the disk or not: settle decides.
-type disk struct {
-	data    []byte
-	pending map[int64][]byte
-	cut     int // sectors until the power goes; negative: never
-}
+func newDisk() *powercut.Disk { return powercut.New(nil, 8<<20) }
 
-var errPower = errors.New("power cut")
-
-const sector = 512
-
-func newDisk() *disk {
-	return &disk{data: make([]byte, 8<<20), pending: map[int64][]byte{}, cut: -1}
-}
-
-func (d *disk) ReadAt(p []byte, off int64) (int, error) {
-	n := copy(p, d.data[off:])
-	for i := int64(0); i < int64(n); i += sector {
-		if s, ok := d.pending[off+i]; ok {
-			copy(p[i:n], s)
-		}
-	}
-	return n, nil
-}
-
-func (d *disk) WriteAt(p []byte, off int64) (int, error) {
-	for i := 0; i < len(p); i += sector {
-		if d.cut == 0 {
-			return i, errPower
-		}
-		d.cut--
-		d.pending[off+int64(i)] = bytes.Clone(p[i : i+sector])
-	}
-	return len(p), nil
-}
-
-func (d *disk) Sync() error {
-	if d.cut == 0 {
-		return errPower
-	}
-	d.cut--
-	d.settle(func(int64) bool { return true })
-	return nil
-}
-
-func (d *disk) settle(keep func(int64) bool) {
-	for off, s := range d.pending {
-		if keep(off) {
-			copy(d.data[off:], s)
-		}
-	}
-	clear(d.pending)
-}
-
-// Power goes at every sector of an update, and what was not synced is kept,
-// dropped or torn: always the state from before or the one after.
+// Power goes anywhere in an update: always the state from before or the one
+// after, and the one after once Update says so.
 func TestPowerCutDuringSave(t *testing.T) {
-	keeps := map[string]func(int64) bool{
-		"kept":      func(int64) bool { return true },
-		"dropped":   func(int64) bool { return false },
-		"even ones": func(off int64) bool { return off/sector%2 == 0 },
-		"odd ones":  func(off int64) bool { return off/sector%2 == 1 },
-		"the first": func(off int64) bool { return off%CopySize == 0 },
-	}
 	cuts := 0
-	for name, keep := range keeps {
-		for cut := 0; ; cut++ {
-			d := newDisk()
-			store := NewStore(d)
-			before := good(A, Writing)
-			for range 3 { // so that both copies are in use
-				if err := store.Save(before); err != nil {
-					t.Fatal(err)
-				}
+	erased := bytes.NewReader(bytes.Repeat([]byte{0xff}, SecondCopy+CopySize))
+	for saves := 1; saves <= 4; saves++ { // each copy is the one to overwrite, blank and in use
+		d := powercut.New(erased, 8<<20)
+		for range saves {
+			if err := NewStore(d).Save(good(A, Writing)); err != nil {
+				t.Fatal(err)
 			}
-			d.cut = cut
-			_, err := store.Update(func(s *State) error { return s.Activate(A, B) })
-			d.settle(keep)
-			d.cut = -1
+		}
+		n, err := powercut.Each(d, func(d *powercut.Disk) error {
+			_, err := NewStore(d).Update(func(s *State) error { return s.Activate(A, B) })
+			return err
+		}, func(name string, after *powercut.Disk, err error) {
+			store := NewStore(after)
 			got, loadErr := store.Load()
 			if loadErr != nil {
-				t.Fatalf("cut at %d, unsynced %s: %v", cut, name, loadErr)
+				t.Fatalf("%s: %v", name, loadErr)
 			}
 			activated := got.Trial == B && got.TrialLeft == TrialTries && got.B.Status == Ready
 			untouched := got.Trial == "" && got.B.Status == Writing
 			if !activated && !untouched || err == nil && !activated {
-				t.Fatalf("cut at %d, unsynced %s: update says %v, the state is %s", cut, name, err, describe(got))
+				t.Fatalf("%s: update says %v, the state is %s", name, err, describe(got))
 			}
-			if err == nil {
-				break
+			// Whatever is left, the next save works.
+			if err := store.Save(good(B, Good)); err != nil {
+				t.Fatalf("%s: %v", name, err)
 			}
-			cuts++
+			if next, err := store.Load(); err != nil || next.Good != B || next.Seq != got.Seq+1 {
+				t.Fatalf("%s: saved after it: %+v, %v", name, next, err)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
+		cuts += n
 	}
 	t.Logf("%d power cuts survived", cuts)
 }
@@ -302,7 +249,14 @@ func TestStore(t *testing.T) {
 		}
 	}
 	// The newest copy is damaged: the one before counts.
-	d.data[100] ^= 1 // 0x101 is odd: the first copy
+	first := make([]byte, CopySize) // 0x101 is odd
+	if _, err := d.ReadAt(first, 0); err != nil {
+		t.Fatal(err)
+	}
+	first[100] ^= 1
+	if _, err := d.WriteAt(first, 0); err != nil {
+		t.Fatal(err)
+	}
 	got, err := store.Load()
 	if err != nil || got.Seq != 0x100 {
 		t.Fatalf("with the newest copy damaged: %+v, %v", got, err)
@@ -310,8 +264,11 @@ func TestStore(t *testing.T) {
 	if err := store.Save(got); err != nil {
 		t.Fatal(err)
 	}
-	if first, err := Decode(d.data[:CopySize]); err != nil || first.Seq != 0x101 {
-		t.Errorf("the damaged copy is not the one that was overwritten: %+v, %v", first, err)
+	if _, err := d.ReadAt(first, 0); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := Decode(first); err != nil || st.Seq != 0x101 {
+		t.Errorf("the damaged copy is not the one that was overwritten: %+v, %v", st, err)
 	}
 }
 
@@ -326,7 +283,7 @@ func TestLoadUnreadable(t *testing.T) {
 	}
 }
 
-type blindDisk struct{ *disk }
+type blindDisk struct{ *powercut.Disk }
 
 func (blindDisk) ReadAt([]byte, int64) (int, error) { return 0, errors.New("input/output error") }
 
@@ -338,24 +295,6 @@ func TestSaveReadsBack(t *testing.T) {
 	}
 }
 
-type deafDisk struct{ *disk }
+type deafDisk struct{ *powercut.Disk }
 
 func (deafDisk) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
-
-func TestPartition(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "ubenv")
-	if err := os.WriteFile(path, make([]byte, 8<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	p, err := OpenPartition(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	if err := NewStore(p).Save(good(B, Bad)); err != nil {
-		t.Fatal(err)
-	}
-	if s, err := NewStore(p).Load(); err != nil || s.Good != B {
-		t.Errorf("%+v, %v", s, err)
-	}
-}
