@@ -11,13 +11,15 @@ import (
 	"strings"
 
 	"github.com/exosite/gwe/gweinit/boot"
+	"github.com/exosite/gwe/gweinit/modules"
 )
 
 // programs are the names, each with its main function. It gets the arguments
 // behind the name and returns the exit status.
 func programs() map[string]func(args []string) int {
 	return map[string]func([]string) int{
-		"init": boot.Main,
+		"init":     boot.Main,
+		"modprobe": modules.Main,
 	}
 }
 

@@ -15,7 +15,7 @@ func TestNames(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "gweinit"), ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	for _, name := range []string{"init", "sh"} {
+	for _, name := range []string{"init", "modprobe", "sh"} {
 		if err := os.Symlink("gweinit", filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -30,6 +30,7 @@ func TestNames(t *testing.T) {
 		{"gweinit /usr/sbin/init", pid1},
 		{"init", pid1},
 		{"init 6", pid1},
+		{"modprobe", "modprobe: which module?"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			args := strings.Fields(tt.args)
