@@ -19,27 +19,38 @@ import (
 
 	"github.com/exosite/gwe/gweinit/reaper"
 	"github.com/exosite/gwe/gweinit/slot"
+	"github.com/exosite/gwe/gweinit/ubenv"
 )
 
-// phase is one step of the boot or of the shutdown.
+// phase is one step of the boot or of the shutdown. After its limit (by
+// default phaseLimit) it is given up: a disk that hangs must not keep the
+// gateway from what works without it.
 type phase struct {
-	name string
-	run  func(*system) error
+	name  string
+	run   func(*system) error
+	limit time.Duration
 }
+
+const phaseLimit = time.Minute
 
 // phases is the boot, in order.
 func phases() []phase {
 	return []phase{
-		{"mount file systems", mountAll},
-		{"read what this firmware is", readRelease},
-		{"mount /data", mountData},
-		{"make the folders of /data", makeFolders},
-		{"set the host name", setHostname},
-		{"bring the loopback interface up", loopbackUp},
-		{"limit the programs", limitPrograms},
-		{"refill the boots of the good slot", refillSlot},
-		{"report ready", reportReady},
-		{"start the console program", startConsole},
+		{name: "start the watchdog", run: startWatchdog},
+		{name: "mount file systems", run: mountAll},
+		{name: "read what this firmware is", run: readRelease},
+		{name: "load the drivers", run: loadDrivers},
+		{name: "grow the data partition", run: growPartition},
+		{name: "mount /data", run: mountData, limit: repairLimit + time.Minute},
+		{name: "grow the file system of /data", run: growData, limit: growLimit},
+		{name: "make the folders of /data", run: makeFolders},
+		{name: "restore the identity", run: restoreIdentity},
+		{name: "set the host name", run: setHostname},
+		{name: "bring the loopback interface up", run: loopbackUp},
+		{name: "limit the programs", run: limitPrograms},
+		{name: "refill the boots of the good slot", run: refillSlot},
+		{name: "report ready", run: reportReady},
+		{name: "start the console program", run: startConsole},
 	}
 }
 
@@ -52,6 +63,9 @@ type system struct {
 	failed  []string // names of the phases that failed
 
 	programs *os.File // the cgroup for all programs; nil if there is none
+
+	watchdog watchdog
+	tick     <-chan time.Time // when the main loop has to pet it
 }
 
 // Main runs PID 1. It returns, with an exit status, only when it is not PID 1.
@@ -67,14 +81,62 @@ func Main([]string) int {
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
 		logError("take over Ctrl-Alt-Del: %v", err)
 	}
-	s := &system{reaper: reaper.New()}
-	s.boot()
-	debug.FreeOSMemory() // the boot is the most that PID 1 ever needs
-	for {
-		if command, ok := rebootCommand(<-signals); ok {
-			s.shutdown(command)
+	s := &system{reaper: reaper.New(), tick: time.Tick(petInterval)}
+	for _, p := range phases() {
+		if err := s.do(p); err != nil {
+			s.failed = append(s.failed, p.name)
+			logError("%s: %v", p.name, err)
 		}
 	}
+	debug.FreeOSMemory() // the boot is the most that PID 1 ever needs
+	for {
+		select {
+		case sig := <-signals:
+			if command, ok := rebootCommand(sig); ok {
+				s.shutdown(command)
+			}
+		case <-s.tick:
+			s.pet()
+		}
+	}
+}
+
+// do runs a phase until its limit, and pets the watchdog meanwhile: this, too,
+// is the main loop. The goroutine of a phase that hangs in the kernel stays
+// behind.
+func (s *system) do(p phase) error {
+	limit := p.limit
+	if limit == 0 {
+		limit = phaseLimit
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.try(p.run) }()
+	for end := time.After(limit); ; {
+		select {
+		case err := <-done:
+			return err
+		case <-end:
+			return fmt.Errorf("not done after %v", limit)
+		case <-s.tick:
+			s.pet()
+		}
+	}
+}
+
+func (s *system) pet() {
+	if err := s.watchdog.pet(); err != nil {
+		logError("pet the watchdog: %v", err)
+	}
+}
+
+// try runs a step and turns a panic into an error.
+func (s *system) try(run func(*system) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return run(s)
 }
 
 // takeSignals takes all other signals that can end a Go program, and does
@@ -91,29 +153,6 @@ func takeSignals() {
 			signal.Notify(ignored, sig)
 		}
 	}
-}
-
-// phaseLimit is for a phase of the boot: a disk that hangs must not keep the
-// gateway from what works without it.
-const phaseLimit = time.Minute
-
-func (s *system) boot() {
-	for _, p := range phases() {
-		if err := s.try(phase{p.name, bounded(phaseLimit, p.run)}); err != nil {
-			s.failed = append(s.failed, p.name)
-			logError("%s: %v", p.name, err)
-		}
-	}
-}
-
-// try runs a phase and turns a panic into an error.
-func (s *system) try(p phase) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
-		}
-	}()
-	return p.run(s)
 }
 
 // rebootCommand is what a signal asks for, as busybox's reboot, halt and
@@ -143,15 +182,21 @@ func readRelease(s *system) error {
 	if err != nil {
 		return err
 	}
-	for _, arg := range strings.Fields(string(cmdline)) {
-		if v, ok := strings.CutPrefix(arg, "gwe.slot="); ok {
-			s.slot = slot.Name(v)
-		}
-	}
+	s.slot = slot.Name(kernelArg(string(cmdline), "gwe.slot"))
 	if !s.slot.Valid() {
 		return fmt.Errorf("the kernel's command line has gwe.slot=%q, want a or b", s.slot)
 	}
 	return nil
+}
+
+// kernelArg returns the value of the last argument NAME=VALUE.
+func kernelArg(cmdline, name string) (value string) {
+	for _, arg := range strings.Fields(cmdline) {
+		if v, ok := strings.CutPrefix(arg, name+"="); ok {
+			value = v
+		}
+	}
+	return value
 }
 
 func parseRelease(text string) map[string]string {
@@ -199,7 +244,7 @@ func refillSlot(s *system) error {
 	if !s.slot.Valid() {
 		return errors.New("the running slot is not known")
 	}
-	part, err := slot.OpenPartition(partition(slot.StatePartition))
+	part, err := ubenv.Open(partition(slot.StatePartition))
 	if err != nil {
 		return err
 	}

@@ -67,19 +67,19 @@ func TestMounts(t *testing.T) {
 func TestTry(t *testing.T) {
 	sentinel := errors.New("no disk")
 	s := &system{}
-	if err := s.try(phase{run: func(*system) error { return sentinel }}); err != sentinel {
+	if err := s.try(func(*system) error { return sentinel }); err != sentinel {
 		t.Errorf("an error: got %v", err)
 	}
-	if err := s.try(phase{run: func(got *system) error { got.board = "x"; return nil }}); err != nil || s.board != "x" {
+	if err := s.try(func(got *system) error { got.board = "x"; return nil }); err != nil || s.board != "x" {
 		t.Errorf("success: got %v, system %+v", err, s)
 	}
-	err := s.try(phase{run: func(*system) error { var m map[string]int; m["x"] = 1; return nil }})
+	err := s.try(func(*system) error { var m map[string]int; m["x"] = 1; return nil })
 	if err == nil || !strings.HasPrefix(err.Error(), "panic: assignment to entry in nil map\n") || !strings.Contains(err.Error(), "boot_test.go:") {
 		t.Errorf("a panic: got %v, want it with its stack", err)
 	}
 }
 
-func TestBounded(t *testing.T) {
+func TestDo(t *testing.T) {
 	hang := make(chan struct{})
 	defer close(hang)
 	for _, tt := range []struct {
@@ -93,7 +93,7 @@ func TestBounded(t *testing.T) {
 		{"panic", time.Minute, func(*system) error { panic("unmount") }, "panic: unmount"},
 		{"hangs", time.Millisecond, func(*system) error { <-hang; return nil }, "not done after 1ms"},
 	} {
-		err := bounded(tt.limit, tt.run)(&system{})
+		err := (&system{}).do(phase{tt.name, tt.run, tt.limit})
 		if (err == nil) != (tt.want == "") || err != nil && !strings.HasPrefix(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}

@@ -32,7 +32,7 @@ func startConsole(s *system) error {
 
 // runConsole runs the console program to its end.
 func (s *system) runConsole() error {
-	err := s.try(phase{run: consoleOnce})
+	err := s.try(consoleOnce)
 	if err != nil && !errors.Is(err, reaper.ErrClosed) {
 		logError("console program: %v", err)
 	}

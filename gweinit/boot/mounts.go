@@ -51,21 +51,6 @@ func (m mount) mount() error {
 	return nil
 }
 
-// mountData mounts the data partition, or memory in its place: then settings
-// and apps are gone until the next boot, but the gateway is there.
-func mountData(*system) error {
-	data := mount{partition(slot.DataPartition), "/data", "ext4", safe | unix.MS_NOATIME, "errors=remount-ro"}
-	err := data.mount()
-	if err == nil {
-		return nil
-	}
-	memory := mount{"tmpfs", "/data", "tmpfs", safe, "mode=0755,size=25%"}
-	if err2 := memory.mount(); err2 != nil {
-		return errors.Join(err, err2)
-	}
-	return fmt.Errorf("%w; going on with /data in memory", err)
-}
-
 // makeFolders makes what programs expect below /data, and binds the parts of
 // the root that are written to it.
 func makeFolders(*system) error {

@@ -18,14 +18,13 @@ const (
 	unmountWait = 5 * time.Second
 )
 
-// shutdownPhases is the way down, in order. Each is bounded in time: an
-// orderly end that hangs is a gateway that is gone.
+// shutdownPhases is the way down, in order.
 func shutdownPhases() []phase {
 	return []phase{
-		{"stop all processes", bounded(termWait+killWait+time.Second, stopProcesses)},
-		{"write everything to the disk", bounded(syncWait, func(*system) error { unix.Sync(); return nil })},
-		{"unmount", bounded(unmountWait, unmountAll)},
-		{"write the rest to the disk", bounded(syncWait, func(*system) error { unix.Sync(); return nil })},
+		{"stop all processes", stopProcesses, termWait + killWait + time.Second},
+		{"write everything to the disk", func(*system) error { unix.Sync(); return nil }, syncWait},
+		{"unmount", unmountAll, unmountWait},
+		{"write the rest to the disk", func(*system) error { unix.Sync(); return nil }, syncWait},
 	}
 }
 
@@ -40,8 +39,15 @@ func (s *system) shutdown(command uint32) {
 		logError("%s: %v", name, err)
 	}
 	for _, p := range shutdownPhases() {
-		if err := s.try(p); err != nil {
+		if err := s.do(p); err != nil {
 			logError("%s: %s: %v", name, p.name, err)
+		}
+	}
+	// A reboot that hangs in the kernel is ended by the watchdog, which nobody
+	// pets any more.
+	if command != unix.LINUX_REBOOT_CMD_RESTART {
+		if err := s.watchdog.disarm(); err != nil {
+			logError("%s: stop the watchdog: %v", name, err)
 		}
 	}
 	for {
@@ -81,22 +87,6 @@ func stopProcesses(s *system) error {
 		}
 	}
 	return errors.New("some processes are left")
-}
-
-// bounded gives up on what hangs in the kernel; the goroutine stays behind.
-func bounded(limit time.Duration, run func(*system) error) func(*system) error {
-	return func(s *system) error {
-		done := make(chan error, 1)
-		go func() {
-			done <- s.try(phase{run: run})
-		}()
-		select {
-		case err := <-done:
-			return err
-		case <-time.After(limit):
-			return fmt.Errorf("not done after %v", limit)
-		}
-	}
 }
 
 // unmountAll unmounts what is on a disk, the latest mount first. What is busy

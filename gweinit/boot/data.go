@@ -1,0 +1,129 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/data"
+	"github.com/exosite/gwe/gweinit/gpt"
+	"github.com/exosite/gwe/gweinit/identity"
+	"github.com/exosite/gwe/gweinit/slot"
+	"github.com/exosite/gwe/gweinit/ubenv"
+)
+
+// The file system of the data partition: an empty one, which the builder puts
+// on the disk and into the root, for the day when the one on the disk is lost.
+const blankData = "/usr/share/gweinit/data.ext4"
+
+// repairLimit is for checking a large card that is slow; a check that is cut
+// off begins anew at the next boot.
+const (
+	repairLimit = 20 * time.Minute
+	growLimit   = 5 * time.Minute
+)
+
+// growPartition makes the data partition as large as the disk allows, before
+// it is mounted, and repairs the partition table.
+func growPartition(*system) error {
+	disk, err := diskOf(partition(slot.DataPartition))
+	if err != nil {
+		return err
+	}
+	d, err := gpt.OpenDisk(disk)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	g, err := gpt.Grow(d, d.Sectors(), slot.DataPartition)
+	if err != nil {
+		return fmt.Errorf("%s: %w", disk, err)
+	}
+	if g.Done == "" {
+		return nil
+	}
+	logInfo("%s: %s", disk, g.Done)
+	return d.ResizePartition(g.Number, g.First, g.Sectors)
+}
+
+// diskOf returns the device of the disk that a partition is on.
+func diskOf(partition string) (string, error) {
+	device, err := filepath.EvalSymlinks(partition)
+	if err != nil {
+		return "", err
+	}
+	// /sys/class/block/vda7 is a link to .../vda/vda7.
+	sys, err := filepath.EvalSymlinks("/sys/class/block/" + filepath.Base(device))
+	if err != nil {
+		return "", err
+	}
+	return "/dev/" + filepath.Base(filepath.Dir(sys)), nil
+}
+
+func (s *system) dataFS() data.FS {
+	return data.FS{
+		Device: partition(slot.DataPartition),
+		Blank:  blankData,
+		Target: "/data",
+		E2fsck: func(ctx context.Context, output io.Writer, args ...string) (int, error) {
+			return s.run(ctx, output, append([]string{"/usr/sbin/e2fsck"}, args...)...)
+		},
+		Log: logError, // each line of it is out of the ordinary
+	}
+}
+
+// mountData mounts the data partition, or memory in its place: then settings
+// and apps are gone until the next boot, but the gateway is there.
+func mountData(s *system) error {
+	ctx, cancel := context.WithTimeout(context.Background(), repairLimit)
+	defer cancel()
+	_, err := s.dataFS().Mount(ctx)
+	if err == nil {
+		return nil
+	}
+	memory := mount{"tmpfs", "/data", "tmpfs", safe, "mode=0755,size=25%"}
+	if err2 := memory.mount(); err2 != nil {
+		return errors.Join(err, err2)
+	}
+	return fmt.Errorf("%w; going on with /data in memory", err)
+}
+
+// growData grows the file system to its partition.
+func growData(s *system) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/data", &st); err != nil {
+		return err
+	}
+	if st.Type != unix.EXT4_SUPER_MAGIC { // memory
+		return nil
+	}
+	return s.dataFS().Grow()
+}
+
+// restoreIdentity puts back into /data/gwe what the gateway is, if that was
+// lost with /data.
+func restoreIdentity(*system) error {
+	part, err := ubenv.Open(partition(slot.StatePartition))
+	if err != nil {
+		return err
+	}
+	defer part.Close()
+	record, err := identity.NewStore(part).Load()
+	if errors.Is(err, identity.ErrNone) {
+		return nil // nothing was recorded yet
+	}
+	if err != nil {
+		return err
+	}
+	restored, err := identity.Restore(record, "/data/gwe")
+	if len(restored) > 0 {
+		logError("restored from the identity record: %s", strings.Join(restored, ", "))
+	}
+	return err
+}

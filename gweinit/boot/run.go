@@ -1,0 +1,55 @@
+package boot
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+)
+
+// environment of what PID 1 runs.
+var environment = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
+
+// run runs a program to its end, with its standard output and error going to
+// output, and returns its exit status. An error says that it did not run, or
+// not to its end: a signal, or ctx, which kills it.
+func (s *system) run(ctx context.Context, output io.Writer, argv ...string) (int, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	p, err := s.reaper.Start(argv[0], argv, &syscall.ProcAttr{
+		Dir: "/", Env: environment,
+		Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	w.Close()
+	if err != nil {
+		return 0, err
+	}
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		io.Copy(output, r)
+	}()
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		// Its whole session: what it started may hold the pipe open.
+		syscall.Kill(-p.PID, syscall.SIGKILL)
+		return 0, fmt.Errorf("%s: %w", argv[0], ctx.Err())
+	}
+	<-copied
+	status := p.Status()
+	if status.Signaled() {
+		return 0, fmt.Errorf("%s: ended by signal %v", argv[0], status.Signal())
+	}
+	return status.ExitStatus(), nil
+}

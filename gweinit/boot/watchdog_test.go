@@ -1,0 +1,89 @@
+package boot
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestChooseWatchdog(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		identities []string // of watchdog0, watchdog1, ...
+		soft       bool
+		want       string // or a part of the error
+	}{
+		{"hardware", []string{"i6300ESB timer"}, false, "watchdog0"},
+		{"hardware before software", []string{"Software Watchdog", "Broadcom BCM2835 Watchdog timer"}, false, "watchdog1"},
+		{"software in place of hardware", []string{"Broadcom BCM2835 Watchdog timer", "Software Watchdog"}, true, "watchdog1"},
+		{"only software", []string{"Software Watchdog"}, false, "watchdog0"},
+		{"hardware that is not to be used", []string{"Broadcom BCM2835 Watchdog timer"}, true, "no watchdog"},
+		{"none", nil, false, "no watchdog"},
+	} {
+		class := t.TempDir()
+		for i, identity := range tt.identities {
+			dir := filepath.Join(class, "watchdog"+string(rune('0'+i)))
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "identity"), []byte(identity+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := chooseWatchdog(class, tt.soft)
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.Contains(got, tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// The main loop pets the watchdog while a phase takes its time, and it alone
+// does so: a phase cannot keep a dead main loop alive.
+func TestPetsDuringPhases(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	tick := make(chan time.Time)
+	s := &system{watchdog: watchdog{w}, tick: tick}
+	err = s.do(phase{run: func(*system) error {
+		for range 3 {
+			tick <- time.Time{}
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.watchdog.disarm(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	n, _ := r.Read(buf)
+	if got := string(buf[:n]); got != "\x00\x00\x00V" {
+		t.Errorf("the watchdog got %q, want to be petted three times and disarmed", got)
+	}
+	if err := (&watchdog{}).pet(); err != nil {
+		t.Errorf("no watchdog: %v", err)
+	}
+}
+
+func TestKernelArg(t *testing.T) {
+	for _, tt := range []struct{ cmdline, want string }{
+		{"", ""},
+		{"console=ttyS0 gwe.slot=a quiet\n", "a"},
+		{"gwe.slot=a gwe.slot=b", "b"},
+		{"xgwe.slot=a gwe.slots=a gwe.slot", ""},
+		{"gwe.slot=", ""},
+	} {
+		if got := kernelArg(tt.cmdline, "gwe.slot"); got != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.cmdline, got, tt.want)
+		}
+	}
+}
