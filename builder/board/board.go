@@ -29,6 +29,8 @@ type Board struct {
 	Go          map[string]string `yaml:"go"`   // the Go compiler's environment
 	Kernel      Kernel            `yaml:"kernel"`
 	UBoot       UBoot             `yaml:"uboot"`
+	// Firmware, if any, loads U-Boot from the boot partition.
+	Firmware *Firmware `yaml:"firmware"`
 	// Disk is the folder in /sys of the controller that U-Boot boots from;
 	// other disks are never searched for partitions.
 	Disk    string  `yaml:"disk"`
@@ -38,11 +40,14 @@ type Board struct {
 // Kernel says which kernel, and how U-Boot is to be given it.
 type Kernel struct {
 	Package     string   `yaml:"package"`     // Debian's meta package
-	Format      string   `yaml:"format"`      // of its vmlinuz: arm64-image or elf
+	Format      string   `yaml:"format"`      // of its vmlinuz: arm64-image, elf or zimage
 	Compression string   `yaml:"compression"` // in the boot image: none or gzip
 	Arch        string   `yaml:"arch"`        // U-Boot's name of the architecture
 	Load        uint64   `yaml:"load"`        // address, also of the entry unless the ELF file has one
+	DTBs        []string `yaml:"dtbs"`        // device trees of the package that go into the boot image
+	FDT         uint64   `yaml:"fdt"`         // address of the one that boot.cmd takes
 	Modules     []string `yaml:"modules"`     // loaded in the initramfs, with what they depend on
+	Drivers     []string `yaml:"drivers"`     // in the root, loaded when their device appears
 }
 
 // UBoot says where U-Boot comes from and which memory the boot script uses.
@@ -50,6 +55,7 @@ type UBoot struct {
 	Package string            `yaml:"package"` // Debian package
 	File    string            `yaml:"file"`    // of the package, or
 	Build   *UBootBuild       `yaml:"build"`   // how to build it from the package's source
+	Format  string            `yaml:"format"`  // of the boot images it takes: fit or legacy
 	Device  string            `yaml:"device"`  // interface and number of the disk: "virtio 0"
 	Script  uint64            `yaml:"script"`  // address of boot.scr
 	State   uint64            `yaml:"state"`   // address of the boot state and its read-back copy
@@ -67,6 +73,17 @@ type UBootBuild struct {
 	Cross     string   `yaml:"cross"`   // CROSS_COMPILE
 	Packages  []string `yaml:"packages"`
 	File      string   `yaml:"file"` // the result, in the build folder
+}
+
+// Firmware says what the boot partition holds for a board whose boot ROM
+// starts from there: these files, those of the board's folder boot/, the
+// device trees, U-Boot and its preset environment. Such a ROM finds the
+// partition by an MBR.
+type Firmware struct {
+	Package string   `yaml:"package"`
+	Files   []string `yaml:"files"` // of the package
+	UBoot   string   `yaml:"uboot"` // U-Boot's name in the partition
+	Env     string   `yaml:"env"`   // its preset environment's
 }
 
 // Machine is the QEMU machine that runs the board's images.
@@ -94,6 +111,7 @@ type Flash struct {
 const (
 	scriptSize = 64 << 10
 	stateSize  = 64 << 10 // a copy of the state, and the read-back copy 32 KiB above
+	fdtSize    = 1 << 20  // U-Boot adds to it
 	// ImageSize is that of a kernel partition: the largest boot image.
 	ImageSize = 16 << 20
 )
@@ -174,24 +192,37 @@ func (b *Board) check() error {
 			return fmt.Errorf("go: %s: want GOARCH, GOARM, GOARM64, GOMIPS or GOMIPS64", key)
 		}
 	}
-	if err := oneOf("kernel: format", b.Kernel.Format, "arm64-image", "elf"); err != nil {
+	if err := oneOf("kernel: format", b.Kernel.Format, "arm64-image", "elf", "zimage"); err != nil {
 		return err
 	}
 	if err := oneOf("kernel: compression", b.Kernel.Compression, "none", "gzip"); err != nil {
 		return err
 	}
-	if err := oneOf("kernel: arch", b.Kernel.Arch, "arm64", "mips"); err != nil {
+	if err := oneOf("kernel: arch", b.Kernel.Arch, "arm", "arm64", "mips"); err != nil {
 		return err
 	}
 	if len(b.Kernel.Modules) == 0 {
 		return errors.New("kernel: modules: is empty, but the root is a squashfs")
 	}
-	for i, m := range b.Kernel.Modules {
-		if m == "" || strings.ContainsAny(m, "/. ") {
-			return fmt.Errorf("kernel: modules: %q is not a module's name (without folder and .ko)", m)
+	for _, list := range []struct {
+		key   string
+		names []string
+	}{{"modules", b.Kernel.Modules}, {"drivers", b.Kernel.Drivers}} {
+		for i, m := range list.names {
+			if m == "" || strings.ContainsAny(m, "/. ") {
+				return fmt.Errorf("kernel: %s: %q is not a module's name (without folder and .ko)", list.key, m)
+			}
+			if slices.Contains(list.names[:i], m) {
+				return fmt.Errorf("kernel: %s: %s is there twice", list.key, m)
+			}
 		}
-		if slices.Contains(b.Kernel.Modules[:i], m) {
-			return fmt.Errorf("kernel: modules: %s is there twice", m)
+	}
+	if (len(b.Kernel.DTBs) > 0) != (b.Kernel.FDT != 0) {
+		return errors.New("kernel: dtbs and fdt: one without the other")
+	}
+	for _, dtb := range b.Kernel.DTBs {
+		if !filepath.IsLocal(dtb) || !strings.HasSuffix(dtb, ".dtb") {
+			return fmt.Errorf("kernel: dtbs: %q: want a path below the package's device trees, like broadcom/bcm2837-rpi-3-b.dtb", dtb)
 		}
 	}
 	if len(strings.Fields(b.UBoot.Device)) != 2 {
@@ -204,6 +235,9 @@ func (b *Board) check() error {
 		return errors.New("boot.cmd: is empty")
 	}
 	if err := b.checkUBoot(); err != nil {
+		return err
+	}
+	if err := b.checkFirmware(); err != nil {
 		return err
 	}
 	if err := b.CheckMemory(b.Kernel.Load, 1); err != nil {
@@ -219,6 +253,12 @@ func (b *Board) checkUBoot() error {
 		return errors.New("uboot: package: is missing")
 	case (u.Build == nil) == (u.File == ""):
 		return errors.New("uboot: want file or build, one of the two")
+	}
+	if err := oneOf("uboot: format", u.Format, "fit", "legacy"); err != nil {
+		return err
+	}
+	if u.Format == "fit" && len(b.Kernel.DTBs) > 0 {
+		return errors.New("kernel: dtbs: only a boot image of the format legacy carries them")
 	}
 	if ub := u.Build; ub != nil {
 		if ub.Defconfig == "" || ub.Config == "" || ub.Cross == "" || ub.File == "" {
@@ -243,6 +283,41 @@ func (b *Board) checkUBoot() error {
 		return errors.New("uboot: env_size: is missing")
 	}
 	return nil
+}
+
+func (b *Board) checkFirmware() error {
+	fw := b.Firmware
+	if fw == nil {
+		return nil
+	}
+	if fw.Package == "" || len(fw.Files) == 0 || fw.UBoot == "" || fw.Env == "" {
+		return errors.New("firmware: want package, files, uboot and env")
+	}
+	if _, err := b.FirmwareFiles(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// FirmwareFiles returns the files in the board's folder boot/, which go into
+// the boot partition, by name.
+func (b *Board) FirmwareFiles() (map[string]string, error) {
+	files := map[string]string{}
+	if b.Firmware == nil {
+		return files, nil
+	}
+	dir := b.Path("boot")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("firmware: its own files: %w", err)
+	}
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			return nil, fmt.Errorf("firmware: %s is no file", filepath.Join(dir, e.Name()))
+		}
+		files[e.Name()] = filepath.Join(dir, e.Name())
+	}
+	return files, nil
 }
 
 func (b *Board) checkMachine() error {
@@ -286,6 +361,9 @@ func (b *Board) CheckMemory(load, size uint64) error {
 		{"uboot: script", b.UBoot.Script, b.UBoot.Script + scriptSize},
 		{"uboot: state", b.UBoot.State, b.UBoot.State + stateSize},
 		{"uboot: image", b.UBoot.Image, b.UBoot.Image + ImageSize},
+	}
+	if b.Kernel.FDT != 0 {
+		regions = append(regions, region{"kernel: fdt", b.Kernel.FDT, b.Kernel.FDT + fdtSize})
 	}
 	for _, r := range regions {
 		if r.start == 0 {

@@ -21,13 +21,11 @@ func TestBoardsOfTheProject(t *testing.T) {
 	}
 }
 
-// Each case is the board qemu-mipsel with one thing wrong.
+// breaking is one thing wrong with a board.
+type breaking struct{ old, new, want string }
+
 func TestBrokenBoards(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(boards, "qemu-mipsel", "board.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct{ old, new, want string }{
+	testBroken(t, "qemu-mipsel", []breaking{
 		{"arch: mipsel\n", "arch: mipsel\narhc: x\n", "line 3: field arhc not found"},
 		{"arch: mipsel\n", "", "arch: is missing"},
 		{"package: linux-image-4kc-malta", "package: [a]", "cannot unmarshal"},
@@ -48,15 +46,36 @@ func TestBrokenBoards(t *testing.T) {
 		{"env: 0x3e0000,", "env: 0x3f0000,", "ends behind the flash"},
 		{"-m {memory}", "-m 64", "has to use {image} and {memory}"},
 		{"file={flash}", "file=x", "one without the other"},
-		{string(text), "", "it is empty"},
+		{"", "", "it is empty"},
 		{"disk:", "---\ndisk:", "missing"},
-	} {
+		{"  drivers:\n", "  drivers:\n    - e1000.ko\n", "kernel: drivers: \"e1000.ko\" is not a module's name"},
+		{"format: fit", "format: fat", "uboot: format: \"fat\": want fit or legacy"},
+		{"  load: 0x810f0000\n", "  load: 0x810f0000\n  dtbs: [x.dtb]\n", "kernel: dtbs and fdt"},
+		{"  load: 0x810f0000\n", "  load: 0x810f0000\n  dtbs: [x.dtb]\n  fdt: 0x83000000\n", "only a boot image of the format legacy"},
+	})
+	testBroken(t, "rpi3", []breaking{
+		{"fdt: 0x05000000", "fdt: 0x08001000", "uboot: script: 0x8000000-0x8010000 overlaps kernel: fdt"},
+		{"broadcom/bcm2837-rpi-3-b.dtb", "../bcm2837-rpi-3-b.dtb", "kernel: dtbs: \"../bcm2837"},
+		{"  env: uboot.env\n", "", "firmware: want package, files, uboot and env"},
+	})
+}
+
+func testBroken(t *testing.T, name string, cases []breaking) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(boards, name, "board.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range cases {
 		t.Run(tt.want, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := os.CopyFS(filepath.Join(dir, "x"), os.DirFS(filepath.Join(boards, "qemu-mipsel"))); err != nil {
+			if err := os.CopyFS(filepath.Join(dir, "x"), os.DirFS(filepath.Join(boards, name))); err != nil {
 				t.Fatal(err)
 			}
-			broken := strings.ReplaceAll(string(text), tt.old, tt.new)
+			broken := ""
+			if tt.old != "" {
+				broken = strings.ReplaceAll(string(text), tt.old, tt.new)
+			}
 			if broken == string(text) {
 				t.Fatalf("the board has no %q", tt.old)
 			}
@@ -75,7 +94,7 @@ func TestBrokenBoards(t *testing.T) {
 func TestUnknownBoard(t *testing.T) {
 	for _, name := range []string{"rpi9", "../boards/qemu-arm64", "", "."} {
 		_, err := Load(boards, name)
-		if err == nil || !strings.Contains(err.Error(), "qemu-arm64, qemu-mipsel") {
+		if err == nil || !strings.Contains(err.Error(), "qemu-arm, qemu-arm64, qemu-mips64el, qemu-mipsel, rpi3") {
 			t.Errorf("%q: got %v, want the list of boards", name, err)
 		}
 	}

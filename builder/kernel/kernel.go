@@ -19,14 +19,16 @@ type Kernel struct {
 	Size  uint64 // bytes in memory from Load on, with its zeroed data
 }
 
-// Parse takes a vmlinuz of the given format ("arm64-image" or "elf") apart.
-// load is where the board puts it.
+// Parse takes a vmlinuz of the given format ("arm64-image", "elf" or "zimage")
+// apart. load is where the board puts it.
 func Parse(vmlinuz []byte, format string, load uint64) (Kernel, error) {
 	switch format {
 	case "arm64-image":
 		return parseARM64(vmlinuz, load)
 	case "elf":
 		return parseELF(vmlinuz, load)
+	case "zimage":
+		return parseZImage(vmlinuz, load)
 	}
 	return Kernel{}, fmt.Errorf("unknown kernel format %q", format)
 }
@@ -78,6 +80,37 @@ func parseELF(b []byte, load uint64) (Kernel, error) {
 		return Kernel{}, fmt.Errorf("ELF kernel: its entry %#x is outside of its segment", k.Entry)
 	}
 	return *k, nil
+}
+
+// parseZImage reads the header and the size table of an ARM zImage (Linux,
+// arch/arm/boot/compressed/{head.S,vmlinux.lds.S}). It decompresses itself to
+// near the start of its 128 MB of memory, so it has to be loaded above that.
+func parseZImage(b []byte, load uint64) (Kernel, error) {
+	word := func(off uint32) uint32 { return binary.LittleEndian.Uint32(b[off:]) }
+	if len(b) < 64 || word(0x24) != 0x016f2818 || word(0x34) != 0x45454545 {
+		return Kernel{}, errors.New("not a zImage: its magic is missing")
+	}
+	if start, end := word(0x28), word(0x2c); start != 0 || int64(end) != int64(len(b)) {
+		return Kernel{}, fmt.Errorf("not a zImage: its header gives %#x to %#x, the file has %#x bytes", start, end, len(b))
+	}
+	for tag := word(0x38); ; {
+		if int64(tag)+20 > int64(len(b)) || word(tag) == 0 || word(tag) > 64 {
+			return Kernel{}, errors.New("zImage without a table of its sizes")
+		}
+		if word(tag+4) != 0x5a534c4b { // KLSZ
+			tag += 4 * word(tag)
+			continue
+		}
+		at, bss, text := word(tag+8), word(tag+12), word(tag+16)
+		if int64(at)+4 > int64(len(b)) {
+			return Kernel{}, errors.New("zImage: its table of sizes points outside of it")
+		}
+		const memory = 128 << 20
+		if end := load&^(memory-1) + uint64(text) + uint64(word(at)) + uint64(bss); end > load {
+			return Kernel{}, fmt.Errorf("kernel: load: %#x: the kernel decompresses itself to up to %#x: load it above that", load, end)
+		}
+		return Kernel{Data: b, Load: load, Entry: load, Size: uint64(len(b))}, nil
+	}
 }
 
 // Compress returns k's data as the boot image holds it: "none" or "gzip".

@@ -24,6 +24,21 @@ func arm64Image(size uint64, code string) []byte {
 	return append(b, code...)
 }
 
+// zImage decompresses itself to 0x40208000 and what size says. Its table of
+// sizes is behind another one.
+func zImage(size uint32) []byte {
+	b := make([]byte, 0x80)
+	for off, word := range map[int]uint32{
+		0x24: 0x016f2818, 0x2c: 0x80, 0x30: 0x04030201, 0x34: 0x45454545, 0x38: 0x40,
+		0x40: 2, 0x44: 0x12345678,
+		0x48: 5, 0x4c: 0x5a534c4b, 0x50: 0x71, 0x54: 0x1000, 0x58: 0x208000,
+		0x71: size,
+	} {
+		binary.LittleEndian.PutUint32(b[off:], word)
+	}
+	return b
+}
+
 type segment struct {
 	kind  elf.ProgType
 	addr  uint64
@@ -70,6 +85,7 @@ func TestParse(t *testing.T) {
 		{"64-bit MIPS", "elf",
 			elf64(malta64+0x40, segment{elf.PT_LOAD, malta64, "code", 0x900}),
 			Kernel{Data: []byte("code"), Load: 0x81260000, Entry: 0x81260040, Size: 0x900}},
+		{"zImage", "zimage", zImage(0x1000000), Kernel{Data: zImage(0x1000000), Load: 0x42000000, Entry: 0x42000000, Size: 0x80}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := Parse(tt.in, tt.format, tt.want.Load)
@@ -86,6 +102,11 @@ func TestParse(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	load := segment{elf.PT_LOAD, malta32, "code", 0x900}
 	good := elf32(malta32, load)
+	broken := func(off int, word uint32) []byte {
+		z := zImage(0x1000000)
+		binary.LittleEndian.PutUint32(z[off:], word)
+		return z
+	}
 	for _, tt := range []struct {
 		name, format string
 		in           []byte
@@ -107,6 +128,13 @@ func TestParseRefuses(t *testing.T) {
 		{"elf: absurd memory", "elf", elf32(malta32, segment{elf.PT_LOAD, malta32, "code", 1 << 31}), "bad segment size 4/2147483648"},
 		{"elf: wrong address", "elf", elf32(malta32, segment{elf.PT_LOAD, 0x81260000, "code", 9}),
 			"kernel: load: the kernel is made for 0x81260000, the board says 0x810f0000"},
+		{"zimage: an ELF kernel", "zimage", good, "its magic is missing"},
+		{"zimage: cut", "zimage", zImage(1)[:0x70], "the file has 0x70 bytes"},
+		{"zimage: no table", "zimage", broken(0x40, 0), "without a table"},
+		{"zimage: a table outside", "zimage", broken(0x38, 0xfffffff0), "without a table"},
+		{"zimage: a table that goes on for ever", "zimage", broken(0x4c, 0), "without a table"},
+		{"zimage: a size outside", "zimage", broken(0x50, 0x7e), "points outside"},
+		{"zimage: it would overwrite itself", "zimage", zImage(0x7000000), "load: 0x810f0000: the kernel decompresses itself to up to 0x87209000"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Parse(tt.in, tt.format, malta32)
@@ -144,20 +172,18 @@ func TestCompress(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(true, arm64Image(0x2000, "code"))
-	f.Add(false, elf32(malta32, segment{elf.PT_LOAD, malta32, "code", 0x900}))
-	f.Add(false, elf32(malta32, segment{elf.PT_NOTE, 0, "note", 4}, segment{elf.PT_LOAD, malta32, "code", 0x900}))
-	f.Add(false, elf64(malta64, segment{elf.PT_LOAD, malta64, "code", 0x900}))
+	f.Add("zimage", zImage(1<<20))
+	f.Add("arm64-image", arm64Image(0x2000, "code"))
+	f.Add("elf", elf32(malta32, segment{elf.PT_LOAD, malta32, "code", 0x900}))
+	f.Add("elf", elf32(malta32, segment{elf.PT_NOTE, 0, "note", 4}, segment{elf.PT_LOAD, malta32, "code", 0x900}))
+	f.Add("elf", elf64(malta64, segment{elf.PT_LOAD, malta64, "code", 0x900}))
 	allocated := func() uint64 {
 		s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 		metrics.Read(s)
 		return s[0].Value.Uint64()
 	}
-	f.Fuzz(func(t *testing.T, arm64 bool, b []byte) {
-		format, load := "elf", uint64(malta32)
-		if arm64 {
-			format = "arm64-image"
-		}
+	f.Fuzz(func(t *testing.T, format string, b []byte) {
+		const load = malta32
 		before := allocated()
 		k, err := Parse(b, format, load)
 		// debug/elf makes its buffers 10 MiB at most before it reads.

@@ -1,111 +1,96 @@
-// Package kernel takes what an image needs out of a Debian kernel: the kernel
-// itself as U-Boot can start it, and the modules with what they depend on.
 package kernel
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
-	"slices"
 	"strings"
+
+	"github.com/exosite/gwe/gweinit/modules"
 )
 
 // Modules returns the files of the wanted modules and of all that they depend
 // on, relative to dir (lib/modules/VERSION, with depmod's lists), in an order
-// in which they can be loaded. What the kernel has built in needs no file.
+// in which they can be loaded. What the kernel has built in needs no file, and
+// "NAME?" is left out if the kernel lacks it.
 func Modules(dir string, wanted []string) ([]string, error) {
-	deps, err := readDeps(filepath.Join(dir, "modules.dep"))
+	return files(dir, wanted, false)
+}
+
+// RootModules is Modules for a root, whose modprobe looks for more than it has
+// been asked for: it adds what the modules use without depending on it, as a
+// file system its checksum.
+func RootModules(dir string, wanted []string) ([]string, error) {
+	return files(dir, wanted, true)
+}
+
+func files(dir string, wanted []string, soft bool) ([]string, error) {
+	lists, err := modules.Read(dir)
 	if err != nil {
 		return nil, err
 	}
-	builtin, err := readBuiltin(filepath.Join(dir, "modules.builtin"))
-	if err != nil {
-		return nil, err
-	}
-	files := map[string]string{} // by name
-	for f := range deps {
-		files[moduleName(f)] = f
-	}
-	var order []string
-	var add func(file string)
-	add = func(file string) {
-		if slices.Contains(order, file) {
-			return
+	var names, unknown []string
+	for _, w := range wanted {
+		name, optional := strings.CutSuffix(w, "?")
+		if lists.Has(name) {
+			names = append(names, name)
+			continue
 		}
-		// modules.dep is transitively closed, but in no order.
-		for _, d := range deps[file] {
-			add(d)
-		}
-		if !slices.Contains(order, file) {
-			order = append(order, file)
-		}
-	}
-	var unknown []string
-	for _, m := range wanted {
-		name := strings.ReplaceAll(m, "-", "_")
-		switch file, ok := files[name]; {
-		case ok:
-			add(file)
-		case !builtin[name]:
-			unknown = append(unknown, m)
+		switch builtin, err := lists.Builtin(name); {
+		case err != nil:
+			return nil, err
+		case !builtin && !optional:
+			unknown = append(unknown, name)
 		}
 	}
 	if len(unknown) > 0 {
 		return nil, fmt.Errorf("kernel: modules: %s: not in kernel %s", strings.Join(unknown, ", "), filepath.Base(dir))
 	}
-	return order, nil
+	return lists.Files(soft, names...)
 }
 
-// moduleName is the name under which the kernel knows a module's file.
-func moduleName(file string) string {
-	name, _, _ := strings.Cut(path.Base(file), ".ko")
-	return strings.ReplaceAll(name, "-", "_")
-}
-
-// readDeps reads modules.dep: "FILE: FILE FILE ...".
-func readDeps(file string) (map[string][]string, error) {
-	deps := map[string][]string{}
-	err := eachLine(file, func(line string) error {
-		mod, rest, ok := strings.Cut(line, ":")
-		if !ok {
-			return fmt.Errorf("%q has no colon", line)
+// Lists returns depmod's lists in dir, by their names, cut down to the modules
+// in these files: what gweinit's modprobe reads.
+func Lists(dir string, files []string) (map[string][]byte, error) {
+	ours := map[string]bool{} // files and names
+	for _, f := range files {
+		ours[f], ours[modules.Name(f)] = true, true
+	}
+	lists := map[string][]byte{}
+	for list, keep := range map[string]func(line string) bool{
+		"modules.dep": func(line string) bool { // FILE: FILE...
+			file, _, _ := strings.Cut(line, ":")
+			return ours[file]
+		},
+		"modules.alias": func(line string) bool { // alias PATTERN NAME
+			return ours[line[strings.LastIndexByte(line, ' ')+1:]]
+		},
+		"modules.softdep": func(line string) bool { // softdep NAME ...
+			f := strings.Fields(line)
+			return len(f) > 1 && ours[f[1]]
+		},
+		// All: a program that asks for one of them gets a yes.
+		"modules.builtin": func(string) bool { return true },
+	} {
+		text, err := os.ReadFile(filepath.Join(dir, list))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
-		deps[mod] = strings.Fields(rest)
-		return nil
-	})
-	return deps, err
-}
-
-func readBuiltin(file string) (map[string]bool, error) {
-	names := map[string]bool{}
-	err := eachLine(file, func(line string) error {
-		names[moduleName(line)] = true
-		return nil
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return names, nil
-	}
-	return names, err
-}
-
-func eachLine(file string, do func(string) error) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if err := do(lines.Text()); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
+		if err != nil {
+			return nil, err
+		}
+		var kept []byte
+		for line := range bytes.Lines(text) {
+			if keep(string(bytes.TrimRight(line, "\n"))) {
+				kept = append(kept, line...)
+			}
+		}
+		if len(kept) > 0 {
+			lists[list] = kept
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
+	return lists, nil
 }

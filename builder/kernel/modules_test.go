@@ -53,7 +53,8 @@ func TestModules(t *testing.T) {
 		{"underscores for dashes, compressed", "dm_verity", verity},
 		{"dashes", "dm-verity", verity},
 		{"dashes for underscores", "nls-ascii", "nls_ascii.ko"},
-		{"built in", "devpts mmc_block mmc-block", ""},
+		{"built in", "devpts mmc_block mmc-block devpts?", ""},
+		{"optional", "ext5? nls_ascii?", "nls_ascii.ko"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			files, err := Modules(lists(t, dep, builtin), strings.Fields(tt.wanted))
@@ -79,6 +80,7 @@ func TestModulesErrors(t *testing.T) {
 		name, dep, builtin, wanted, want string
 	}{
 		{"unknown ones, all at once", dep, builtin, "ext5 ata_piix devpts wi-fi", "kernel: modules: ext5, wi-fi: not in kernel 6.1.0-50-arm64"},
+		{"optional ones aside", dep, builtin, "ext5? ext6", "kernel: modules: ext6: not in kernel"},
 		{"a prefix is no name", dep, builtin, "scsi", "modules: scsi: not in kernel"},
 		{"no list of what is built in", dep, "", "devpts", "modules: devpts: not in kernel"},
 		{"no modules.dep", "", builtin, "devpts", "modules.dep: no such file"},
@@ -90,5 +92,47 @@ func TestModulesErrors(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// A root gets its modules with their soft dependencies, and lists of just these.
+func TestRootModules(t *testing.T) {
+	dir := lists(t, dep, builtin)
+	for name, text := range map[string]string{
+		"modules.alias":   "# Aliases\nalias pci:v00008086d*sv* ata_piix\nalias crypto-nls nls_ascii\nalias crypto-nls missing\nalias fs-dm dm_mod\n",
+		"modules.softdep": "# Soft dependencies\nsoftdep libata pre: crypto-nls post: dm_mod\nsoftdep dm_verity pre: x\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := RootModules(dir, []string{"ata-piix", "ext5?"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "kernel/drivers/scsi/scsi_common.ko kernel/fs/nls/nls_ascii.ko kernel/drivers/scsi/scsi_mod.ko kernel/drivers/ata/libata.ko kernel/drivers/ata/ata_piix.ko"
+	if got := strings.Join(files, " "); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	got, err := Lists(dir, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(dep, "\n")
+	for name, want := range map[string]string{
+		"modules.dep":     strings.Join(append(lines[:4:4], lines[7]), ""),
+		"modules.alias":   "alias pci:v00008086d*sv* ata_piix\nalias crypto-nls nls_ascii\n",
+		"modules.softdep": "softdep libata pre: crypto-nls post: dm_mod\n",
+		"modules.builtin": builtin,
+	} {
+		if string(got[name]) != want {
+			t.Errorf("%s is\n%s\nwant\n%s", name, got[name], want)
+		}
+	}
+	if len(got) != 4 {
+		t.Errorf("%d lists", len(got))
+	}
+	if got, err := Lists(lists(t, dep, ""), nil); err != nil || len(got) > 0 {
+		t.Errorf("of no modules: %v, %v", got, err)
 	}
 }

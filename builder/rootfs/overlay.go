@@ -29,7 +29,8 @@ type Overlay struct {
 	Modes       map[string]Mode // of the tree's files that are not plain 0644 or 0755 root:root
 	Packages    []PackageFiles
 	Programs    []Program
-	Applets     string // path of the busybox whose applets are linked
+	Modules     []string // of the kernel; "NAME?" is one that not every kernel has
+	Applets     string   // path of the busybox whose applets are linked
 }
 
 // Mode is permissions and owner, written as octal digits and, if it isn't
@@ -190,6 +191,17 @@ func (o *Overlay) check(bad func(value, format string, args ...any) error) error
 			patterns, paths = append(patterns, c.From), append(paths, c.To)
 		}
 	}
+	listed := map[string]bool{}
+	for _, m := range o.Modules {
+		name := strings.ReplaceAll(strings.TrimSuffix(m, "?"), "-", "_") // the same to the kernel
+		switch {
+		case !isModule(name):
+			return bad(m, "a module's name is expected, without folder and .ko, and with a ? behind it if a kernel may lack it")
+		case listed[name]:
+			return bad(m, "this module is listed twice")
+		}
+		listed[name] = true
+	}
 	for _, p := range patterns {
 		if _, err := path.Match(p, ""); err != nil {
 			return bad(p, "%w", err)
@@ -203,6 +215,16 @@ func (o *Overlay) check(bad func(value, format string, args ...any) error) error
 		}
 	}
 	return nil
+}
+
+// isModule tells whether name can be that of a kernel module.
+func isModule(name string) bool {
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '_' {
+			return false
+		}
+	}
+	return name != ""
 }
 
 // AddFiles adds the overlay's tree and its dirs. A file is 0755 if it is

@@ -69,6 +69,10 @@ func TestLoadOverlayErrors(t *testing.T) {
 		"bad except":          {head + "packages:\n- name: abc\n  files: [{from: usr, except: [../a]}]\n", ":4:|../a"},
 		"bad to":              {head + "packages:\n- name: abc\n  files: [{from: usr, to: b//c}]\n", ":4:|b/c"},
 		"many to one file":    {head + "packages:\n- name: abc\n  files: [{from: usr/*.x, to: lib}]\n", ":4:|end the folder"},
+		"module as a file":    {head + "modules:\n  - can\n  - net/can.ko\n", ":4:|net/can.ko|without folder"},
+		"no module":           {head + "modules: ['?']\n", ":2:|name is expected"},
+		"optional twice over": {head + "modules:\n  - can??\n", ":3:|can??"},
+		"module twice":        {head + "modules:\n  - can_raw\n  - can\n  - can-raw?\n", ":5:|can-raw?|twice"},
 		"concat, no to":       {head + "packages:\n- name: abc\n  concat: [{from: a}]\n", "root itself"},
 	}
 	for name, test := range tests {
@@ -246,7 +250,7 @@ func TestAddPackage(t *testing.T) {
 // The repository's own overlays load, and fit over each other.
 func TestOverlays(t *testing.T) {
 	tree := NewTree()
-	for _, name := range []string{"base", "busybox", "dev"} {
+	for _, name := range []string{"base", "busybox", "dev", "fieldbus"} {
 		o, err := LoadOverlay(filepath.Join("../../overlays", name))
 		if err != nil {
 			t.Fatal(err)
@@ -264,7 +268,7 @@ func TestOverlays(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		"sbin/init": "-rwxr-xr-x", "etc/gweinit/console": "-rwxr-xr-x",
+		"sbin/init": "-rwxr-xr-x", "sbin/modprobe": "-rwxr-xr-x", "etc/gweinit/console": "-rwxr-xr-x",
 		"etc/shadow": "-rw-------", "etc/passwd": "-rw-r--r--", "root": "drwx------", "tmp": "dtrwxrwxrwx", "lib": "drwxr-xr-x",
 	} {
 		if e, err := tree.Open(path); err != nil || e.Mode.String() != want {

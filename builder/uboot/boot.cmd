@@ -11,11 +11,11 @@
 # not found leaves its variable empty, and a read without a count can hang.
 #
 # Set above by the builder: devtype devnum state_addr check_addr image_addr
-# console_args. gwe_args, from U-Boot's own environment, goes to the kernel.
+# kernel_addr dtb_addr console_args. gwe_args, from U-Boot's own environment, goes to the kernel.
 
 setenv load_state 'setenv V; setenv SEQ; setenv GOOD; setenv TRIAL; setenv T_LEFT; setenv A_STATE; setenv A_LEFT; setenv B_STATE; setenv B_LEFT; test -n "${blk}" && ${devtype} read ${state_addr} ${blk} 20 && env import -c ${state_addr} 4000 V SEQ GOOD TRIAL T_LEFT A_STATE A_LEFT B_STATE B_LEFT && test "${V}" = 1 -a -n "${SEQ}" && test "${GOOD}" = a -o "${GOOD}" = b'
 setenv save_state 'setexpr SEQ ${SEQ} + 1; env export -c -s 4000 ${state_addr} V SEQ GOOD TRIAL T_LEFT A_STATE A_LEFT B_STATE B_LEFT && ${devtype} write ${state_addr} ${old} 20 && ${devtype} read ${check_addr} ${old} 20 && cmp.l ${state_addr} ${check_addr} 1000'
-setenv load_image 'test -n "${kst}" && ${devtype} read ${image_addr} ${kst} 1 && fdt addr ${image_addr} && fdt header get size totalsize && setexpr blocks ${size} / 200 && setexpr blocks ${blocks} + 1 && test 0x${blocks} -le 0x8000 && ${devtype} read ${image_addr} ${kst} ${blocks}'
+setenv load_image '@LOAD@'
 
 # The newer valid copy counts (blk), the older is overwritten next (old).
 setenv st0; setenv st1; setenv s0; setenv s1; setenv blk; setenv old

@@ -25,6 +25,15 @@ import (
 //go:embed boot.cmd
 var bootScript string
 
+// How the script reads a boot image into memory, by the board's uboot: format:
+// as many blocks as its header says, or up to two more, and not at all if the
+// partition has fewer. A legacy image says so in big-endian bytes, from offset
+// 12 on. Either is checked when it is booted.
+var loadImage = map[string]string{
+	"fit":    `test -n "${kst}" && ${devtype} read ${image_addr} ${kst} 1 && fdt addr ${image_addr} && fdt header get size totalsize && setexpr blocks ${size} / 200 && setexpr blocks ${blocks} + 1 && test 0x${blocks} -le 0x8000 && ${devtype} read ${image_addr} ${kst} ${blocks}`,
+	"legacy": `test -n "${kst}" && ${devtype} read ${image_addr} ${kst} 1 && setexpr at ${image_addr} + c && setexpr.b n0 *${at} && setexpr at ${at} + 1 && setexpr.b n1 *${at} && setexpr at ${at} + 1 && setexpr.b n2 *${at} && setexpr n1 ${n1} * 80 && setexpr n2 ${n2} / 2 && setexpr blocks ${n1} + ${n2} && setexpr blocks ${blocks} + 2 && test 0x${n0} -eq 0 -a 0x${blocks} -le 0x8000 && ${devtype} read ${image_addr} ${kst} ${blocks}`,
+}
+
 // Script returns the text of the board's boot script.
 func Script(b *board.Board) string {
 	dev := strings.Fields(b.UBoot.Device)
@@ -36,6 +45,8 @@ func Script(b *board.Board) string {
 		{"check_addr", fmt.Sprintf("0x%x", b.UBoot.State+0x8000)},
 		{"image_addr", fmt.Sprintf("0x%x", b.UBoot.Image)},
 		{"console_args", `"` + b.UBoot.Console + `"`},
+		{"kernel_addr", fmt.Sprintf("0x%x", b.Kernel.Load)},
+		{"dtb_addr", fmt.Sprintf("0x%x", b.Kernel.FDT)},
 	} {
 		fmt.Fprintf(&s, "setenv %s %s\n", v.name, v.value)
 	}
@@ -44,7 +55,7 @@ func Script(b *board.Board) string {
 			s.WriteString(line)
 		}
 	}
-	return strings.Replace(s.String(), "@BOOT@", b.BootCommands, 1)
+	return strings.NewReplacer("@LOAD@", loadImage[b.UBoot.Format], "@BOOT@", b.BootCommands).Replace(s.String())
 }
 
 // WriteScript writes boot.scr, which U-Boot sources and whose header bears the

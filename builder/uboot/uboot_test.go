@@ -106,16 +106,20 @@ func TestScriptKnowsTheBootState(t *testing.T) {
 		fmt.Sprintf("setexpr st1 ${st0} + %x;", slot.SecondCopy/512),
 		fmt.Sprintf("cmp.l ${state_addr} ${check_addr} %x'", slot.CopySize/4),
 		fmt.Sprintf("setenv A_LEFT %x;", slot.BootTries),
-		fmt.Sprintf(`test 0x${blocks} -le %#x`, board.ImageSize/512),
 	} {
 		if !strings.Contains(bootScript, want) {
 			t.Errorf("boot.cmd lacks %q", want)
 		}
 	}
+	for format, load := range loadImage {
+		if want := fmt.Sprintf(`0x${blocks} -le %#x`, board.ImageSize/512); !strings.Contains(load, want) {
+			t.Errorf("%s: loading it lacks %q", format, want)
+		}
+	}
 }
 
 func TestWriteScript(t *testing.T) {
-	for name, arch := range map[string]string{"qemu-arm64": "AArch64", "qemu-mipsel": "MIPS"} {
+	for name, arch := range map[string]string{"qemu-arm64": "AArch64", "qemu-mipsel": "MIPS", "qemu-arm": "ARM", "rpi3": "AArch64"} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("TZ", "UTC")
 			b, dir := load(t, name), t.TempDir()

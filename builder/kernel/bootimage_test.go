@@ -14,12 +14,12 @@ import (
 )
 
 // fit is a boot image whose files have names that a device tree has to quote.
-func fit(t *testing.T) FIT {
+func fit(t *testing.T) BootImage {
 	dir := filepath.Join(t.TempDir(), `a "b" ü`)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	f := FIT{Arch: "mips", Compression: "none", Load: 0x810f0000, Entry: 0x810f0440,
+	f := BootImage{Format: "fit", Arch: "mips", Compression: "none", Load: 0x810f0000, Entry: 0x810f0440,
 		Kernel: filepath.Join(dir, "kernel"), Initramfs: filepath.Join(dir, "initramfs.zst")}
 	for name, data := range map[string]string{f.Kernel: "the kernel", f.Initramfs: "the initramfs"} {
 		if err := os.WriteFile(name, []byte(data), 0o644); err != nil {
@@ -83,16 +83,69 @@ func TestFIT(t *testing.T) {
 	}
 }
 
+func TestLegacy(t *testing.T) {
+	i := fit(t)
+	i.Format, i.Arch, i.Compression, i.Load, i.Entry = "legacy", "arm64", "gzip", 0x200000, 0x200000
+	for n, data := range []string{"the first device tree", "the second"} {
+		i.DTBs = append(i.DTBs, filepath.Join(t.TempDir(), fmt.Sprint(n)))
+		if err := os.WriteFile(i.DTBs[n], []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := filepath.Join(t.TempDir(), "boot.img")
+	if err := i.Write(t.Context(), epoch, out); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("dumpimage", "-l", out)
+	cmd.Env = append(os.Environ(), "TZ=UTC")
+	list, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, list)
+	}
+	got := regexp.MustCompile(`[ \t]+`).ReplaceAllString(string(list), " ")
+	for _, want := range []string{
+		"Image Name: gwe boot image", "Created: Tue Nov 14 22:13:20 2023",
+		"Image Type: AArch64 Linux Multi-File Image (uncompressed)", "Load Address: 00200000", "Entry Point: 00200000",
+		"Image 0: 10 Bytes", "Image 1: 13 Bytes", "Image 2: 21 Bytes", "Image 3: 10 Bytes",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("dumpimage -l has no %q, but\n%s", want, list)
+		}
+	}
+	for n, want := range []string{"the kernel", "the initramfs", "the first device tree", "the second"} {
+		part := filepath.Join(t.TempDir(), "part")
+		if out, err := exec.Command("dumpimage", "-T", "multi", "-p", fmt.Sprint(n), "-o", part, out).CombinedOutput(); err != nil {
+			t.Fatalf("dumpimage -p %d: %v\n%s", n, err, out)
+		}
+		if got, err := os.ReadFile(part); err != nil || string(got) != want {
+			t.Errorf("file %d is %q, want %q; %v", n, got, want, err)
+		}
+	}
+	again := out + "2"
+	if err := i.Write(t.Context(), epoch, again); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := os.ReadFile(out)
+	b, _ := os.ReadFile(again)
+	if !bytes.Equal(a, b) {
+		t.Errorf("two runs differ: %d and %d bytes", len(a), len(b))
+	}
+	i.DTBs[1] += "x"
+	if err := i.Write(t.Context(), epoch, again); err == nil || !strings.Contains(err.Error(), i.DTBs[1]) {
+		t.Errorf("without its second device tree: %v", err)
+	}
+}
+
 func TestFITErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		change func(*FIT)
+		change func(*BootImage)
 		want   string
 	}{
-		{"no kernel", func(f *FIT) { f.Kernel += "x" }, "kernelx"},
-		{"no initramfs", func(f *FIT) { f.Initramfs += "x" }, "initramfs.zstx"},
-		{"an address beyond U-Boot's 32 bits", func(f *FIT) { f.Load = 1 << 32 }, "out of range for 32-bit"},
-		{"mkimage is not installed", func(*FIT) { t.Setenv("PATH", t.TempDir()) }, "u-boot-tools"},
+		{"no kernel", func(f *BootImage) { f.Kernel += "x" }, "kernelx"},
+		{"no initramfs", func(f *BootImage) { f.Initramfs += "x" }, "initramfs.zstx"},
+		{"an address beyond U-Boot's 32 bits", func(f *BootImage) { f.Load = 1 << 32 }, "out of range for 32-bit"},
+		{"mkimage is not installed", func(*BootImage) { t.Setenv("PATH", t.TempDir()) }, "u-boot-tools"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := fit(t)

@@ -1,0 +1,1 @@
+bootm ${image_addr}#conf ${image_addr}#conf ${fdtcontroladdr}

@@ -1,0 +1,1 @@
+bootm start ${image_addr}#conf && bootm loados && bootm ramdisk && setexpr rd_size ${initrd_end} - ${initrd_start} && setenv bootargs "${bootargs} rd_start=0x${initrd_start} rd_size=0x${rd_size}" && bootm cmdline && bootm prep && bootm go
