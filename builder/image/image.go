@@ -33,6 +33,7 @@ type Options struct {
 	Overlays []string // names, later ones on top
 	Version  string   // "" takes it from the commit
 	Release  bool     // refuse what must not reach a customer
+	Lock     string   // BOARD.json of the build whose packages to take; "" takes the newest
 	Mirrors  []string // of Debian; none: the host's
 	Cache    string   // folder
 	Out      string   // folder of the results
@@ -44,6 +45,7 @@ type Options struct {
 type build struct {
 	Options
 	board    *board.Board
+	lock     *Manifest // nil without
 	overlays []*rootfs.Overlay
 	cache    cache.Dir
 	repo     *debian.Repo
@@ -59,6 +61,7 @@ type build struct {
 	kernel        kernelFiles
 	initramfs     string
 	bootImage     string
+	data          string
 	root          string
 	uboot         string
 }
@@ -96,6 +99,7 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 		{"kernel", b.makeKernel},
 		{"initramfs", b.makeInitramfs},
 		{"boot image", b.makeBootImage},
+		{"data", b.makeData},
 		{"root", b.makeRoot},
 		{"disk", b.makeDisk},
 		{"results", b.publish},
@@ -126,6 +130,9 @@ func (b *build) load(ctx context.Context) error {
 		}
 		b.overlays = append(b.overlays, o)
 	}
+	if err := b.loadLock(); err != nil {
+		return err
+	}
 	rev, err := revisionOf(ctx, b.Project, b.Version)
 	if err != nil {
 		return err
@@ -135,8 +142,8 @@ func (b *build) load(ctx context.Context) error {
 	}
 	b.time = rev.time
 	b.manifest = Manifest{
-		Board: b.Board, Version: rev.version, Epoch: rev.time.Unix(), Release: b.Release,
-		Overlays: b.Overlays, Suite: suite,
+		Board: b.Board, Arch: b.board.Arch, Version: rev.version, Epoch: rev.time.Unix(), Release: b.Release,
+		Overlays: b.Overlays, Suite: suite, KernelPackage: b.board.Kernel.Package, UBoot: UBoot{Package: b.board.UBoot.Package},
 	}
 	b.Log("image of %s, version %s, overlays %v", b.Board, rev.version, b.Overlays)
 	return nil
@@ -158,12 +165,12 @@ func LoadOverlay(project, name string) (*rootfs.Overlay, error) {
 
 // recipe is part of every cache key: it changes when a stage does its work
 // differently.
-const recipe = "1"
+const recipe = "2"
 
 // findTools notes the versions of the host's tools and of the libraries that
-// make the cached outputs: another version may give other bytes.
+// make the outputs: another version may give other bytes.
 func (b *build) findTools(ctx context.Context) error {
-	packages := []string{"device-tree-compiler", "kmod", "squashfs-tools", "u-boot-tools"}
+	packages := []string{"device-tree-compiler", "dosfstools", "e2fsprogs", "kmod", "mtools", "squashfs-tools", "u-boot-tools"}
 	if how := b.board.UBoot.Build; how != nil {
 		packages = append(packages, how.Packages...)
 	}
@@ -176,6 +183,7 @@ func (b *build) findTools(ctx context.Context) error {
 			return fmt.Errorf("the host lacks the package %s: make board=%s setup", p, b.Board)
 		}
 	}
+	b.manifest.Tools = b.tools
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
 			b.libraries += m.Path + " " + m.Version + "\n"
@@ -196,21 +204,21 @@ func (b *build) key(tools []string, parts ...string) string {
 // fetchPackages finds and downloads everything that comes as a Debian package.
 func (b *build) fetchPackages(ctx context.Context) error {
 	var err error
-	b.repo, err = debian.Open(ctx, debian.Config{Dir: b.Cache, Suite: suite, Arch: b.board.Arch, Mirrors: b.Mirrors, Log: b.Log, Progress: b.Progress})
+	b.repo, err = debian.Open(ctx, debian.Config{
+		Dir: b.Cache, Suite: suite, Arch: b.board.Arch, Mirrors: b.Mirrors, Old: b.lock != nil, Log: b.Log, Progress: b.Progress,
+	})
 	if err != nil {
 		return err
 	}
-	meta, err := b.repo.Lookup(ctx, b.board.Kernel.Package)
-	if err != nil {
-		return err
-	}
-	// The meta package names the kernel of the day.
-	if b.kernelPackage, err = meta[0].DependsOn("linux-image-"); err != nil {
+	if b.kernelPackage, err = b.findKernel(ctx); err != nil {
 		return err
 	}
 	names := []string{b.kernelPackage}
 	if b.board.UBoot.Build == nil {
 		names = append(names, b.board.UBoot.Package)
+	}
+	if b.board.Firmware != nil {
+		names = append(names, b.board.Firmware.Package)
 	}
 	for _, o := range b.overlays {
 		for _, p := range o.Packages {
@@ -219,13 +227,13 @@ func (b *build) fetchPackages(ctx context.Context) error {
 			}
 		}
 	}
-	pkgs, err := b.repo.Lookup(ctx, names...)
+	pkgs, err := b.lookup(ctx, names...)
 	if err != nil {
 		return err
 	}
 	paths, err := b.repo.Fetch(ctx, pkgs...)
 	if err != nil {
-		return err
+		return b.withRemedy(err)
 	}
 	for i, p := range pkgs {
 		b.debs[p.Name] = paths[i]
@@ -240,16 +248,59 @@ func (b *build) sha(pkg string) string {
 	return b.manifest.Packages[i].SHA256
 }
 
+// bootFiles makes what the boot partition holds: paths on the host by name.
+func (b *build) bootFiles(ctx context.Context) (map[string]string, error) {
+	dir := filepath.Join(b.tmp, "boot")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	files := map[string]string{}
+	add := func(name string) string {
+		files[name] = filepath.Join(dir, name)
+		return files[name]
+	}
+	if err := uboot.WriteScript(ctx, b.board, b.time, add("boot.scr")); err != nil {
+		return nil, err
+	}
+	fw := b.board.Firmware
+	if fw == nil {
+		return files, nil
+	}
+	if err := uboot.WriteEnv(ctx, b.board, nil, add(fw.Env)); err != nil {
+		return nil, err
+	}
+	for _, member := range fw.Files {
+		if err := extract(ctx, b.debs[fw.Package], member, add(filepath.Base(member))); err != nil {
+			return nil, err
+		}
+	}
+	copies, err := b.board.FirmwareFiles()
+	if err != nil {
+		return nil, err
+	}
+	copies[fw.UBoot] = b.uboot
+	for _, dtb := range b.kernel.dtbs {
+		copies[filepath.Base(dtb)] = dtb
+	}
+	for name, file := range copies { // copies, because disk.Write sets their times
+		if err := copyFile(file, add(name)); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
 func (b *build) makeDisk(ctx context.Context) error {
-	script := filepath.Join(b.tmp, "boot.scr")
-	if err := uboot.WriteScript(ctx, b.board, b.time, script); err != nil {
+	files, err := b.bootFiles(ctx)
+	if err != nil {
 		return err
 	}
-	var err error
 	b.manifest.Partitions, err = disk.Write(ctx, disk.Content{
-		Boot:      map[string]string{"boot.scr": script},
+		Boot:      files,
+		HybridMBR: b.board.Firmware != nil,
 		BootImage: b.bootImage,
 		Root:      b.root,
+		Data:      b.data,
 		Time:      b.time,
 	}, b.tmp, filepath.Join(b.tmp, b.Board+".img"))
 	if err != nil {

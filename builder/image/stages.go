@@ -10,22 +10,27 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/exosite/gwe/builder/debian"
+	"github.com/exosite/gwe/builder/disk"
 	"github.com/exosite/gwe/builder/hosttool"
 	"github.com/exosite/gwe/builder/kernel"
 	"github.com/exosite/gwe/builder/rootfs"
 	"github.com/exosite/gwe/builder/uboot"
 )
 
+const bootImageFile = "boot.img"
+
 // kernelFiles is what a Debian kernel consists of.
 type kernelFiles struct {
 	version string // as uname -r prints it
 	modules string // folder lib/modules/VERSION with depmod's lists
 	vmlinuz string
+	dtbs    []string // the board's
 }
 
 // makeUBoot takes U-Boot from its package, or builds it.
@@ -48,11 +53,7 @@ func (b *build) makeUBoot(ctx context.Context) error {
 
 func (b *build) buildUBoot(ctx context.Context) (string, error) {
 	how := b.board.UBoot.Build
-	pkg, err := b.repo.Lookup(ctx, b.board.UBoot.Package)
-	if err != nil {
-		return "", err
-	}
-	src, err := b.repo.FetchSource(ctx, pkg[0].Source, pkg[0].SourceVersion)
+	src, err := b.ubootSource(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -109,10 +110,14 @@ func extract(ctx context.Context, deb, member, to string) error {
 // what, as the package's installation would.
 func (b *build) makeKernel(ctx context.Context) error {
 	version := strings.TrimPrefix(b.kernelPackage, "linux-image-")
-	dir, err := b.cache.Get(ctx, "kernel", b.key([]string{"kmod"}, b.sha(b.kernelPackage)), func(tmp string) error {
+	var dtbs []string
+	for _, name := range b.board.Kernel.DTBs {
+		dtbs = append(dtbs, path.Join("usr/lib", b.kernelPackage, name))
+	}
+	dir, err := b.cache.Get(ctx, "kernel", b.key([]string{"kmod"}, append([]string{b.sha(b.kernelPackage)}, dtbs...)...), func(tmp string) error {
 		b.Log("unpacking %s", b.kernelPackage)
 		err := debian.Walk(ctx, b.debs[b.kernelPackage], func(h *tar.Header, r io.Reader) error {
-			if h.Typeflag != tar.TypeReg || !strings.HasPrefix(h.Name, "lib/modules/") && !strings.HasPrefix(h.Name, "boot/vmlinu") {
+			if h.Typeflag != tar.TypeReg || !strings.HasPrefix(h.Name, "lib/modules/") && !strings.HasPrefix(h.Name, "boot/vmlinu") && !slices.Contains(dtbs, h.Name) {
 				return nil
 			}
 			to := filepath.Join(tmp, filepath.FromSlash(h.Name))
@@ -130,7 +135,14 @@ func (b *build) makeKernel(ctx context.Context) error {
 		return err
 	}
 	b.manifest.Kernel = version
-	b.kernel = kernelFiles{version, filepath.Join(dir, "lib/modules", version), filepath.Join(dir, "boot/vmlinuz-"+version)}
+	b.kernel = kernelFiles{version: version, modules: filepath.Join(dir, "lib/modules", version), vmlinuz: filepath.Join(dir, "boot/vmlinuz-"+version)}
+	for _, name := range dtbs {
+		dtb := filepath.Join(dir, filepath.FromSlash(name))
+		if _, err := os.Stat(dtb); err != nil {
+			return fmt.Errorf("%s: kernel: dtbs: %s has no %s", filepath.Join(b.board.Dir, "board.yaml"), b.kernelPackage, name)
+		}
+		b.kernel.dtbs = append(b.kernel.dtbs, dtb)
+	}
 	return nil
 }
 
@@ -226,15 +238,24 @@ func (b *build) makeBootImage(ctx context.Context) error {
 	if err := b.board.CheckMemory(parsed.Load, parsed.Size); err != nil {
 		return fmt.Errorf("%s: with kernel %s: %w", filepath.Join(b.board.Dir, "board.yaml"), b.kernel.version, err)
 	}
-	fit := kernel.FIT{
-		Arch: k.Arch, Kernel: filepath.Join(dir, "kernel"), Compression: k.Compression,
-		Load: parsed.Load, Entry: parsed.Entry, Initramfs: b.initramfs,
+	image := kernel.BootImage{
+		Format: b.board.UBoot.Format, Arch: k.Arch, Kernel: filepath.Join(dir, "kernel"), Compression: k.Compression,
+		Load: parsed.Load, Entry: parsed.Entry, Initramfs: b.initramfs, DTBs: b.kernel.dtbs,
 	}
-	key := b.key([]string{"u-boot-tools", "device-tree-compiler"}, filepath.Base(dir), filepath.Base(filepath.Dir(b.initramfs)), k.Arch)
-	out, err := b.cache.Get(ctx, "boot-image", key, func(tmp string) error {
-		return fit.Write(ctx, oldest, filepath.Join(tmp, "boot.fit"))
+	parts := append([]string{image.Format, image.Arch, filepath.Base(dir), filepath.Base(filepath.Dir(b.initramfs)), b.sha(b.kernelPackage)}, k.DTBs...)
+	out, err := b.cache.Get(ctx, "boot-image", b.key([]string{"u-boot-tools", "device-tree-compiler"}, parts...), func(tmp string) error {
+		return image.Write(ctx, oldest, filepath.Join(tmp, bootImageFile))
 	})
-	b.bootImage = filepath.Join(out, "boot.fit")
+	b.bootImage = filepath.Join(out, bootImageFile)
+	return err
+}
+
+// makeData makes the empty file system of the data partition.
+func (b *build) makeData(ctx context.Context) error {
+	dir, err := b.cache.Get(ctx, "data", b.key([]string{"e2fsprogs"}), func(tmp string) error {
+		return disk.WriteData(ctx, oldest, filepath.Join(tmp, "data.ext4"))
+	})
+	b.data = filepath.Join(dir, "data.ext4")
 	return err
 }
 
@@ -264,9 +285,20 @@ func (b *build) makeRoot(ctx context.Context) error {
 			}
 		}
 	}
+	if err := b.addModules(t); err != nil {
+		return err
+	}
 	// os-release(5). What runs on the device reads its name and version here.
 	release := fmt.Sprintf("NAME=\"Gateway Engine\"\nID=gwe\nID_LIKE=debian\nVERSION_ID=%s\nIMAGE_ID=%s\nIMAGE_VERSION=%[1]s\n", b.manifest.Version, b.Board)
 	if err := t.File("etc/os-release", 0o644, []byte(release), "the builder"); err != nil {
+		return err
+	}
+	// For PID 1, when the one on the disk is lost.
+	data, err := os.ReadFile(b.data)
+	if err != nil {
+		return err
+	}
+	if err := t.File("usr/share/gweinit/data.ext4", 0o644, data, "the builder"); err != nil {
 		return err
 	}
 	for _, o := range b.overlays {
@@ -285,6 +317,39 @@ func (b *build) makeRoot(ctx context.Context) error {
 	})
 	b.root = filepath.Join(dir, "root.squashfs")
 	return err
+}
+
+// addModules adds the modules that are loaded once their device or user
+// appears: those of the board and of the overlays, with depmod's lists.
+func (b *build) addModules(t *rootfs.Tree) error {
+	files, err := kernel.RootModules(b.kernel.modules, b.board.Kernel.Drivers)
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(b.board.Dir, "board.yaml"), err)
+	}
+	for _, o := range b.overlays {
+		more, err := kernel.RootModules(b.kernel.modules, o.Modules)
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(o.Dir, "overlay.yaml"), err)
+		}
+		files = append(files, more...)
+	}
+	slices.Sort(files)
+	files = slices.Compact(files)
+	lists, err := kernel.Lists(b.kernel.modules, files)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if lists[file], err = os.ReadFile(filepath.Join(b.kernel.modules, file)); err != nil {
+			return err
+		}
+	}
+	for name, data := range lists {
+		if err := t.File(path.Join("usr/lib/modules", b.kernel.version, name), 0o644, data, b.kernelPackage); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // compile compiles a main package of the project for the board and returns

@@ -22,17 +22,20 @@ import (
 
 // stub returns a kernel of a few instructions that prints @a or @b on the
 // console, and then stops or resets the machine.
-func stub(arch string, n slot.Name, reset bool) []byte {
+func stub(board string, n slot.Name, reset bool) []byte {
 	var code bytes.Buffer
 	put := func(words ...uint32) { binary.Write(&code, binary.LittleEndian, words) }
-	text := "\n@" + string(n) + "\n"
-	switch arch {
-	case "arm64":
+	image := func() { // the header of an arm64 Image
 		put(0x14000010, 0)                                          // b 0x40
 		binary.Write(&code, binary.LittleEndian, []uint64{0, 4096}) // text_offset, image_size
 		code.Write(make([]byte, 56-code.Len()))
 		code.WriteString("ARM\x64")
 		put(0)
+	}
+	text := "\n@" + string(n) + "\n"
+	switch board {
+	case "qemu-arm64":
+		image()
 		put(0xd2a12001) // movz x1, #0x900, lsl 16: the PL011
 		for _, c := range text {
 			put(0x52800000|uint32(c)<<5, 0x39000020) // movz w0, #c; strb w0, [x1]
@@ -41,7 +44,28 @@ func stub(arch string, n slot.Name, reset bool) []byte {
 			put(0x52800120, 0x72b08000, 0xd4000002) // movz w0, #9; movk w0, #0x8400, lsl 16; hvc 0: PSCI's SYSTEM_RESET
 		}
 		put(0x14000000) // b .
-	case "mips":
+	case "rpi3":
+		image()
+		put(0xd28a0801, 0xf2a7e421) // movz x1, #0x5040; movk x1, #0x3f21, lsl 16: the mini UART
+		for _, c := range text {
+			put(0x52800000|uint32(c)<<5, 0xb9000020) // movz w0, #c; str w0, [x1]
+		}
+		if reset {
+			put(0xd2a7e202)                         // movz x2, #0x3f10, lsl 16: power management
+			put(0x52800140, 0x72ab4000, 0xb9002440) // WDOG = 0x5a00000a
+			put(0x52800400, 0x72ab4000, 0xb9001c40) // RSTC = 0x5a000020
+		}
+		put(0x14000000) // b .
+	case "qemu-arm":
+		put(0xe3a01409) // mov r1, #0x09000000: the PL011
+		for _, c := range text {
+			put(0xe3a00000|uint32(c), 0xe5c10000) // mov r0, #c; strb r0, [r1]
+		}
+		if reset {
+			put(0xe3a00009, 0xe3800484, 0xe1400070) // mov r0, #9; orr r0, #0x84000000; hvc 0: PSCI's SYSTEM_RESET
+		}
+		put(0xeafffffe) // b .
+	case "qemu-mipsel", "qemu-mips64el": // U-Boot leaves either in 32-bit mode
 		put(0x3c08b800) // lui t0, 0xb800: ISA's I/O ports
 		for _, c := range text {
 			put(0x24090000|uint32(c), 0xa10903f8) // li t1, c; sb t1, 0x3f8(t0): the 16550
@@ -59,24 +83,34 @@ func stub(arch string, n slot.Name, reset bool) []byte {
 func stubCard(t *testing.T, b *build, reset bool) *card {
 	t.Helper()
 	dir := t.TempDir()
-	initramfs := filepath.Join(dir, "initramfs")
-	if err := os.WriteFile(initramfs, make([]byte, 512), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	c := b.card(t)
-	for _, n := range []slot.Name{slot.A, slot.B} {
-		k, fit := filepath.Join(dir, "kernel"), filepath.Join(dir, "fit")
-		if err := os.WriteFile(k, stub(b.board.Kernel.Arch, n, reset), 0o644); err != nil {
+	file := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		err := kernel.FIT{
-			Arch: b.board.Kernel.Arch, Kernel: k, Compression: "none",
-			Load: b.board.Kernel.Load, Entry: b.board.Kernel.Load, Initramfs: initramfs,
-		}.Write(t.Context(), time.Time{}, fit)
+		return path
+	}
+	c := b.card(t)
+	k := b.board.Kernel
+	i := kernel.BootImage{Format: b.board.UBoot.Format, Arch: k.Arch, Compression: "none", Load: k.Load, Entry: k.Load}
+	i.Initramfs = file("initramfs", make([]byte, 512))
+	if i.Format == "legacy" { // what its boot.cmd expects
+		i.Compression = k.Compression
+		for _, dtb := range k.DTBs {
+			i.DTBs = append(i.DTBs, c.bootFile(t, filepath.Base(dtb)))
+		}
+	}
+	for _, n := range []slot.Name{slot.A, slot.B} {
+		code, err := kernel.Kernel{Data: stub(b.Board, n, reset)}.Compress(i.Compression)
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := os.ReadFile(fit)
+		i.Kernel = file("kernel", code)
+		out := filepath.Join(dir, "boot-image")
+		if err := i.Write(t.Context(), time.Time{}, out); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(out)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,24 +265,36 @@ func (c *card) firstBoot(t *testing.T, change ...func(*qemu.Options)) (slot.Name
 // Images that U-Boot has to refuse, with no boot state to count by: the other
 // slot is booted at once.
 func TestRefusedImages(t *testing.T) {
-	damages := []struct {
+	type damage struct {
 		name string
 		off  int64
 		data []byte
-	}{
-		{"no header", 0, make([]byte, 64)},
-		{"a size beyond the partition", 4, []byte{0x7f, 0xff, 0xff, 0xff}},
-		{"a size that is negative in 32 bits", 4, []byte{0x80, 0, 0, 0}},
-		{"the largest size", 4, []byte{0xff, 0xff, 0xff, 0xff}},
-		{"a size of nothing", 4, []byte{0, 0, 0, 0}},
-		{"a flipped bit in the kernel", 0xf0, []byte{0xff}},
-		{"a kernel of zeros", 0xc0, make([]byte, 2048)},
-		{"a header cut short", 0x40, make([]byte, 8192)},
+	}
+	formats := map[string][]damage{
+		"fit": {
+			{"no header", 0, make([]byte, 64)},
+			{"a size beyond the partition", 4, []byte{0x7f, 0xff, 0xff, 0xff}},
+			{"a size that is negative in 32 bits", 4, []byte{0x80, 0, 0, 0}},
+			{"the largest size", 4, []byte{0xff, 0xff, 0xff, 0xff}},
+			{"a size of nothing", 4, []byte{0, 0, 0, 0}},
+			{"a flipped bit in the kernel", 0xf0, []byte{0xff}},
+			{"a kernel of zeros", 0xc0, make([]byte, 2048)},
+			{"a header cut short", 0x40, make([]byte, 8192)},
+		},
+		"legacy": {
+			{"no header", 0, make([]byte, 64)},
+			{"another size", 12, []byte{0, 0, 1, 0}},
+			{"the largest size", 12, []byte{0xff, 0xff, 0xff, 0xff}},
+			{"a size of nothing", 12, []byte{0, 0, 0, 0}},
+			{"no list of parts", 64, make([]byte, 20)},
+			{"a flipped bit in the kernel", 0xf0, []byte{0xff}},
+			{"an initramfs and device trees of zeros", 0x100, make([]byte, 8192)},
+		},
 	}
 	eachBoard(t, func(t *testing.T, b *build) {
 		c := stubCard(t, b, false)
 		c.setCopies(t, "", "")
-		for _, d := range damages {
+		for _, d := range formats[b.board.UBoot.Format] {
 			c.with(t, slot.A.KernelPartition(), func(p partition) {
 				before := make([]byte, 16<<10)
 				if _, err := p.ReadAt(before, 0); err != nil {
@@ -382,7 +428,7 @@ func TestConsoleNoise(t *testing.T) {
 		for range 3 {
 			m.sees(`\n@a`)
 		}
-		if prompt := regexp.MustCompile(`(?m)^(=>|maltael #)`).FindString(m.Text()); prompt != "" {
+		if prompt := regexp.MustCompile(`(?m)^(=>|maltael #|U-Boot>)`).FindString(m.Text()); prompt != "" {
 			t.Errorf("U-Boot stopped at its prompt %q:\n%s", prompt, m.Tail(20))
 		}
 	})

@@ -1,0 +1,347 @@
+//go:build qemu
+
+package stories
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/exosite/gwe/gweinit/gpt"
+	"github.com/exosite/gwe/gweinit/identity"
+	"github.com/exosite/gwe/gweinit/powercut"
+	"github.com/exosite/gwe/gweinit/slot"
+)
+
+// enlarge makes the card that the image was written to a larger one.
+func (c *card) enlarge(t *testing.T, size int64) {
+	t.Helper()
+	if err := os.Truncate(c.path, size); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sgdisk has the card's partition table checked.
+func (c *card) sgdisk(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command("sgdisk", "-v", c.path).CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("No problems found")) || bytes.Contains(out, []byte("Caution")) {
+		t.Errorf("sgdisk -v: %v\n%s", err, out)
+	}
+}
+
+// dataMegabytes is the size of /data as df knows it.
+func (m *machine) dataMegabytes() int {
+	m.t.Helper()
+	n, err := strconv.Atoi(m.runs("df -m /data | awk 'NR==2{print $2}'"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return n
+}
+
+// A card is larger than the image: the first boot takes all of it for /data,
+// and the next finds nothing to do.
+func TestGrows(t *testing.T) {
+	eachBoard(t, func(t *testing.T, b *build) {
+		c := b.card(t)
+		before := make([]byte, 512)
+		c.read(t, before, 0)
+		c.enlarge(t, 8<<30)
+		m := c.boot(t)
+		if rest := m.ready(b, slot.A); rest != "" {
+			t.Errorf("the ready line ends in %q", rest)
+		}
+		m.shell()
+		if got := m.dataMegabytes(); got < 7900 {
+			t.Errorf("/data has %d MB of 8 GiB\n%s", got, m.runs("dmesg | grep -i -E 'gweinit|ext4'"))
+		}
+		m.runs("dd if=/dev/urandom of=/data/kept bs=1M count=200 2>/dev/null; sha256sum /data/kept > /data/sum; reboot")
+		m.ready(b, slot.A)
+		m.shell()
+		m.runs("sha256sum -c /data/sum")
+		if got := m.runs("dmesg | grep -c -E 'gweinit: (/dev|grew)' || true"); got != "0" {
+			t.Errorf("the second boot grows again:\n%s", m.runs("dmesg | grep gweinit"))
+		}
+		io.WriteString(m, "poweroff\n")
+		m.sees("gweinit: poweroff")
+		m.poweredOff()
+		c.sgdisk(t)
+		after := make([]byte, 512)
+		if c.read(t, after, 0); !bytes.Equal(before, after) {
+			t.Error("sector 0 was changed")
+		}
+		c.checkData(t, 8<<30)
+	})
+}
+
+func (c *card) read(t *testing.T, p []byte, off int64) {
+	t.Helper()
+	f, err := os.Open(c.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(p, off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkData has the host's e2fsck look at /data of a card of the given size.
+func (c *card) checkData(t *testing.T, size int64) {
+	t.Helper()
+	last := c.Partitions[len(c.Partitions)-1]
+	file := filepath.Join(t.TempDir(), "data")
+	copy := exec.Command("dd", "if="+c.path, "of="+file, "bs=1M", "conv=sparse", "status=none",
+		fmt.Sprintf("skip=%d", last.Offset>>20), fmt.Sprintf("count=%d", (size-last.Offset)>>20-1))
+	if out, err := copy.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", copy, err, out)
+	}
+	if out, err := exec.Command("e2fsck", "-f", "-n", file).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck: %v\n%s", err, out)
+	}
+}
+
+// The power goes while the partition table is written for a larger card. After
+// each cut the real U-Boot finds its slot, and the next boot of Linux finishes.
+func TestPowerCutsWhileTheTableGrows(t *testing.T) {
+	const size = 256 << 20
+	eachBoard(t, func(t *testing.T, b *build) {
+		stubs, whole := stubCard(t, b, false), b.card(t)
+		stubs.enlarge(t, size)
+		whole.enlarge(t, size)
+		image, err := os.Open(whole.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer image.Close()
+		write := func(c *card, from *powercut.Disk) {
+			f, err := os.OpenFile(c.path, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			for _, off := range []int64{0, size - 34*512} { // where tables are
+				buf := make([]byte, 34*512)
+				if _, err := from.ReadAt(buf, off); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := f.WriteAt(buf, off); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var cuts []*powercut.Disk
+		grow := func(d *powercut.Disk) error {
+			_, err := gpt.Grow(d, size/gpt.SectorSize, slot.DataPartition)
+			return err
+		}
+		_, err = powercut.Each(powercut.New(image, size), grow, func(name string, after *powercut.Disk, _ error) {
+			cuts = append(cuts, after.Copy())
+			write(stubs, after)
+			if booted, why, text := stubs.firstBoot(t); booted != slot.A || why != "good" {
+				t.Errorf("%s: U-Boot takes %s %s\n%s", name, booted, why, text)
+			}
+		})
+		if err != nil || len(cuts) < 5 {
+			t.Fatalf("%d cuts, %v", len(cuts), err)
+		}
+		t.Logf("%d contents tried in the real U-Boot", len(cuts))
+		// The one in the middle has a torn table on the disk.
+		write(whole, cuts[len(cuts)/2])
+		m := whole.boot(t)
+		if rest := m.ready(b, slot.A); rest != "" {
+			t.Errorf("the ready line ends in %q", rest)
+		}
+		m.shell()
+		if got := m.dataMegabytes(); got < 140 {
+			t.Errorf("/data has %d MB of 256 MiB", got)
+		}
+		io.WriteString(m, "poweroff\n")
+		m.poweredOff()
+		whole.sgdisk(t)
+	})
+}
+
+// The power goes at any moment of the first boot on a larger card.
+func TestPowerCutsWhileGrowing(t *testing.T) {
+	eachBoard(t, func(t *testing.T, b *build) {
+		c := b.card(t)
+		c.enlarge(t, 4<<30)
+		for range 5 {
+			m := c.boot(t)
+			m.sees("initramfs: start")
+			time.Sleep(time.Duration(rand.Int64N(int64(3 * time.Second))))
+			m.Kill()
+		}
+		m := c.boot(t)
+		if rest := m.ready(b, slot.A); rest != "" {
+			t.Errorf("the ready line ends in %q", rest)
+		}
+		m.shell()
+		if got := m.dataMegabytes(); got < 3800 {
+			t.Errorf("/data has %d MB of 4 GiB", got)
+		}
+		io.WriteString(m, "poweroff\n")
+		m.poweredOff()
+		c.sgdisk(t)
+		c.checkData(t, 4<<30)
+	})
+}
+
+// onData runs a command of the host on a copy of the data partition, whose name
+// is the last argument, and puts it back.
+func (c *card) onData(t *testing.T, command ...string) {
+	t.Helper()
+	c.with(t, slot.DataPartition, func(p partition) {
+		file := filepath.Join(t.TempDir(), "data")
+		data := make([]byte, p.size)
+		if _, err := p.ReadAt(data, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(command[0], append(command[1:], file)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", cmd, err, out)
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.WriteAt(data, 0); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// The kernel has found an error in /data: at the next boot it is repaired, and
+// what is on it is still there.
+func TestDamagedDataIsRepaired(t *testing.T) {
+	eachBoard(t, func(t *testing.T, b *build) {
+		c := b.card(t)
+		kept := filepath.Join(t.TempDir(), "kept")
+		if err := os.WriteFile(kept, []byte("kept\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c.onData(t, "debugfs", "-w", "-R", "write "+kept+" kept")
+		c.onData(t, "debugfs", "-w", "-R", "freei <3840>") // the bitmap says free twice
+		c.onData(t, "debugfs", "-w", "-R", "ssv state 2")
+		m := c.boot(t)
+		if rest := m.ready(b, slot.A); rest != "" {
+			t.Errorf("the ready line ends in %q", rest)
+		}
+		m.shell()
+		if got := m.runs("cat /data/kept; awk '$2==\"/data\"{print $3}' /proc/mounts"); got != "kept\next4" {
+			t.Errorf("/data after the repair: %q", got)
+		}
+		if got := m.runs("dmesg | grep -c 'gweinit: e2fsck: '"); got == "0" {
+			t.Errorf("what e2fsck said is not in the log:\n%s", m.runs("dmesg | grep gweinit"))
+		}
+		io.WriteString(m, "reboot\n")
+		m.ready(b, slot.A)
+		m.shell()
+		if got := m.runs("dmesg | grep -c 'gweinit: e2fsck' || true"); got != "0" {
+			t.Errorf("it is repaired again:\n%s", m.runs("dmesg | grep gweinit"))
+		}
+	})
+}
+
+// /data is no file system any more: it comes back empty, and the gateway is
+// still the same one to the world.
+func TestLostData(t *testing.T) {
+	eachBoard(t, func(t *testing.T, b *build) {
+		c := b.card(t)
+		c.damage(t, slot.DataPartition, 0, 30<<20)
+		c.with(t, slot.StatePartition, func(p partition) {
+			record := identity.Record{Files: map[string][]byte{"Gateway.cfg": []byte("[device]\n"), "keys/update.pub": []byte("key\n")}}
+			if err := identity.NewStore(p).Save(record); err != nil {
+				t.Fatal(err)
+			}
+		})
+		m := c.boot(t)
+		if rest := m.ready(b, slot.A); rest != "" {
+			t.Errorf("the ready line ends in %q", rest)
+		}
+		m.shell()
+		for _, check := range []struct{ command, want string }{
+			{"awk '$2==\"/data\"{print $3}' /proc/mounts", "ext4"},
+			{"cat /data/gwe/Gateway.cfg", "[device]"},
+			{"cat /data/gwe/keys/update.pub", "key"},
+			{"stat -c %a /data/gwe/Gateway.cfg", "600"},
+			{"dmesg | grep -c 'gweinit: restored from the identity record: Gateway.cfg, keys/update.pub'", "1"},
+			{"dmesg | grep gweinit | grep -c -i device] || true", "0"}, // the log holds no content
+		} {
+			if got := m.runs(check.command); got != check.want {
+				t.Errorf("%s:\ngot  %q\nwant %q", check.command, got, check.want)
+			}
+		}
+		m.runs("echo kept > /data/kept")
+		io.WriteString(m, "reboot\n")
+		m.ready(b, slot.A)
+		m.shell()
+		if got := m.runs("cat /data/kept"); got != "kept" {
+			t.Errorf("after the next boot: %q", got)
+		}
+		if st := c.state(t); st.Good != slot.A || st.A.Left != slot.BootTries {
+			t.Errorf("the boot state beside the record: %+v", st)
+		}
+	})
+}
+
+// The power goes while /data is made anew: the next boot makes it again.
+func TestPowerCutsWhileDataIsMade(t *testing.T) {
+	eachBoard(t, func(t *testing.T, b *build) {
+		c := b.card(t)
+		c.damage(t, slot.DataPartition, 0, 30<<20)
+		for range 4 {
+			m := c.boot(t)
+			m.sees("initramfs: start")
+			time.Sleep(time.Duration(rand.Int64N(int64(3 * time.Second))))
+			m.Kill()
+		}
+		m := c.boot(t)
+		if rest := m.ready(b, slot.A); rest != "" {
+			t.Errorf("the ready line ends in %q", rest)
+		}
+		m.shell()
+		if got := m.runs("awk '$2==\"/data\"{print $3}' /proc/mounts"); got != "ext4" {
+			t.Errorf("/data is %q", got)
+		}
+		io.WriteString(m, "poweroff\n")
+		m.poweredOff()
+		c.checkData(t, b.Image.Size)
+	})
+}
+
+// /data is full: the gateway comes up all the same.
+func TestFullData(t *testing.T) {
+	eachBoard(t, func(t *testing.T, b *build) {
+		c := b.card(t)
+		m := c.boot(t)
+		m.ready(b, slot.A)
+		m.shell()
+		m.runs("dd if=/dev/zero of=/data/fill bs=64k 2>/dev/null; echo > /data/one 2>/dev/null; sync")
+		if got := m.runs("df /data | awk 'NR==2{print $4}'"); got != "0" {
+			t.Fatalf("%s kB are left", got)
+		}
+		io.WriteString(m, "reboot\n")
+		if rest := m.ready(b, slot.A); rest != "" {
+			t.Errorf("the ready line ends in %q", rest)
+		}
+		m.shell()
+		m.runs("rm /data/fill && echo > /data/two")
+		if got := strings.Fields(m.runs("ls /data")); len(got) < 4 {
+			t.Errorf("/data has %q", got)
+		}
+	})
+}
