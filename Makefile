@@ -5,7 +5,7 @@ boards   = $(notdir $(patsubst %/,%,$(dir $(wildcard boards/*/board.yaml))))
 
 builder = out/builder
 
-.PHONY: help image boot boards setup test test-unit test-qemu bench clean $(builder)
+.PHONY: help image boot sources boards setup test test-unit test-qemu bench clean $(builder)
 
 help: ## list the targets
 	@echo "usage: make [VARIABLE=VALUE...] TARGET"
@@ -16,16 +16,21 @@ help: ## list the targets
 	@echo "  overlays=...   what the root is made of (default: $(overlays)); add dev for a shell on the console"
 	@echo "  version=...    version of the firmware (default: from the git commit)"
 	@echo "  release=1      refuse what must not reach a customer"
+	@echo "  lock=FILE      the packages of an earlier build, by its out/BOARD.json (default: the newest)"
 	@echo "  mirror=URL...  Debian archive, and its security archive (default: those of the host's apt)"
 	@echo "  until=REGEXP   with boot: end when the console has printed it"
 
 image: $(builder) ## build out/BOARD.img, .img.zst and .json
 	@$(builder) setup -board "$(board)"
-	@$(builder) image -board "$(board)" -overlays "$(overlays)" -version "$(version)" -mirror "$(mirror)" -release=$(if $(release),true,false)
+	@$(builder) image -board "$(board)" -overlays "$(overlays)" -version "$(version)" -mirror "$(mirror)" -lock "$(lock)" -release=$(if $(release),true,false)
 
 boot: $(builder) ## boot the built image in QEMU, console on the terminal (Ctrl-A x ends it)
 	@$(builder) setup -board "$(board)" -boot
 	@$(builder) boot -board "$(board)" -until '$(until)'
+
+sources: $(builder) ## collect the source packages of the built image in out/BOARD-sources
+	@$(builder) setup -board "$(board)"
+	@$(builder) sources -board "$(board)" -mirror "$(mirror)"
 
 boards: $(builder) ## list the boards
 	@$(builder) boards

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,10 +59,8 @@ func bootCommand(ctx context.Context, flags *flag.FlagSet, args []string) error 
 	if o.Image == "" {
 		built := filepath.Join(*out, b.Name+".img")
 		if o.Image = built; !*snapshot {
-			if o.Image, err = workingCopy(*out, b.Name); errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("%w: build it first: make board=%s image", err, b.Name)
-			} else if err != nil {
-				return err
+			if o.Image, err = workingCopy(*out, b.Name); err != nil {
+				return buildFirst(err, b.Name)
 			}
 		}
 	}
@@ -121,13 +117,9 @@ func runOnTerminal(ctx context.Context, o qemu.Options, timeout time.Duration) e
 // workingCopy returns a copy of the board's image that the machine may write
 // to. Its name has the image's hash: another image has another copy.
 func workingCopy(out, board string) (string, error) {
-	text, err := os.ReadFile(filepath.Join(out, board+".json"))
+	m, err := image.ReadManifest(filepath.Join(out, board+".json"))
 	if err != nil {
 		return "", err
-	}
-	var m image.Manifest
-	if err := json.Unmarshal(text, &m); err != nil {
-		return "", fmt.Errorf("%s.json: %w", board, err)
 	}
 	path := filepath.Join(out, board, fmt.Sprintf("disk-%.12s.img", m.Image.SHA256))
 	if _, err := os.Stat(path); err == nil {

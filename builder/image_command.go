@@ -21,35 +21,30 @@ import (
 )
 
 const imageUsage = `Leaves BOARD.img, BOARD.img.zst and BOARD.json in the output folder.
+BOARD.json lists all that the image consists of; it is a CycloneDX document.
+With -lock the kernel and all packages are those of an earlier BOARD.json: what
+the cache has needs no network, the rest has to be on the mirror still.
 
   builder image -board qemu-arm64
   builder image -board qemu-mipsel -overlays "base busybox dev" -version 1.2.0
   builder image -board qemu-arm64 -mirror "URL-OF-A-DEBIAN-MIRROR"
+  builder image -board qemu-arm64 -lock out/qemu-arm64.json
 `
 
 func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {
-	o := image.Options{Project: ".", Log: progress(os.Stderr)}
-	if _, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS); err == nil {
-		o.Progress = bar(os.Stderr)
-	}
-	flags.StringVar(&o.Board, "board", "", "`name` of the board, a folder in boards/")
+	var o image.Options
+	where := commonFlags(flags, &o)
 	overlays := flags.String("overlays", "base busybox", "`names` of overlays, folders in overlays/, later ones on top")
 	flags.StringVar(&o.Version, "version", "", "version of the firmware (default: from the git commit)")
 	flags.BoolVar(&o.Release, "release", false, "refuse what must not reach a customer")
-	mirror := flags.String("mirror", "", "`URLs` of the Debian archive and its security archive (default: those of the host's apt)")
-	flags.StringVar(&o.Out, "out", "out", "output `folder`")
-	flags.StringVar(&o.Cache, "cache", "", "`folder` for downloads and finished stages (default: "+filepath.Join("~", ".cache", cacheName)+")")
+	flags.StringVar(&o.Lock, "lock", "", "BOARD.json `file` of the build whose packages to take (default: the newest packages)")
 	asJSON := flags.Bool("json", false, "print BOARD.json at the end")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
-	o.Overlays, o.Mirrors = strings.Fields(*overlays), strings.Fields(*mirror)
-	if o.Cache == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return fmt.Errorf("%w: say where to keep downloads with -cache", err)
-		}
-		o.Cache = filepath.Join(cache, cacheName)
+	o.Overlays = strings.Fields(*overlays)
+	if err := where(); err != nil {
+		return err
 	}
 	start := time.Now()
 	m, err := image.Build(ctx, o)
@@ -59,12 +54,37 @@ func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 	fmt.Fprintf(os.Stderr, "%s: %d MB, %.1f MB compressed; slot %.1f MB; %.1f s\n", filepath.Join(o.Out, m.Image.Name),
 		m.Image.Size>>20, float64(m.Compressed.Size)/1e6, float64(m.Slot.BootImage+m.Slot.Root)/1e6, time.Since(start).Seconds())
 	if *asJSON {
-		return printJSON(m)
+		return m.Encode(os.Stdout)
 	}
 	return nil
 }
 
 const cacheName = "gateway-engine"
+
+// commonFlags are those of the commands that fetch packages. The function that
+// it returns is called when they have been parsed.
+func commonFlags(flags *flag.FlagSet, o *image.Options) (parsed func() error) {
+	o.Project, o.Log = ".", progress(os.Stderr)
+	if _, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS); err == nil {
+		o.Progress = bar(os.Stderr)
+	}
+	flags.StringVar(&o.Board, "board", "", "`name` of the board, a folder in boards/")
+	mirror := flags.String("mirror", "", "`URLs` of the Debian archive and its security archive (default: those of the host's apt)")
+	flags.StringVar(&o.Out, "out", "out", "output `folder`")
+	flags.StringVar(&o.Cache, "cache", "", "`folder` for downloads and finished stages (default: "+filepath.Join("~", ".cache", cacheName)+")")
+	return func() error {
+		o.Mirrors = strings.Fields(*mirror)
+		if o.Cache != "" {
+			return nil
+		}
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return fmt.Errorf("%w: say where to keep downloads with -cache", err)
+		}
+		o.Cache = filepath.Join(cache, cacheName)
+		return nil
+	}
+}
 
 // progress prints one line an event, with the time since the start.
 func progress(w *os.File) func(string, ...any) {

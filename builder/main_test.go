@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/exosite/gwe/builder/image"
 )
 
 // builder runs the command line and returns what it printed.
@@ -64,8 +66,13 @@ func project(t *testing.T, script string) {
 // built makes script the image of the board "shell", as a build would.
 func built(t *testing.T, script string) {
 	t.Helper()
-	manifest := fmt.Sprintf(`{"image": {"name": "shell.img", "sha256": "%x"}}`, sha256.Sum256([]byte(script)))
-	for file, data := range map[string]string{"out/shell.img": script, "out/shell.json": manifest} {
+	file := image.File{Name: "shell.img", SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(script)))}
+	m := image.Manifest{Image: file, Compressed: file, UBoot: image.UBoot{SHA256: file.SHA256}}
+	var manifest strings.Builder
+	if err := m.Encode(&manifest); err != nil {
+		t.Fatal(err)
+	}
+	for file, data := range map[string]string{"out/shell.img": script, "out/shell.json": manifest.String()} {
 		if err := os.WriteFile(file, []byte(data), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -96,14 +103,20 @@ func TestCommandLine(t *testing.T) {
 		{"boards -jsno", 2, "", "not defined: -jsno\nbuilder boards: list the boards\n"},
 		{"boot -m much", 2, "", `invalid value "much" for flag -m`},
 		{"boards qemu-arm64", 2, "", `builder boards: unexpected argument "qemu-arm64"`},
-		{"image -out " + empty, 1, "", "which board? One of: qemu-arm64, qemu-mipsel"},
-		{"image -board rpi9 -out " + empty, 1, "", `unknown board "rpi9": there is no boards/rpi9/board.yaml. Known: qemu-arm64, qemu-mipsel`},
+		{"image -out " + empty, 1, "", "which board? One of: qemu-arm, qemu-arm64, "},
+		{"image -board rpi9 -out " + empty, 1, "", `unknown board "rpi9": there is no boards/rpi9/board.yaml. Known: qemu-arm, qemu-arm64, `},
 		{"image -board qemu-arm64 -overlays bsae -out " + empty, 1, "", `unknown overlay "bsae"`},
 		{"image -board qemu-arm64 -overlays dev -release -out " + empty, 1, "", "overlay dev is not for a release image"},
 		{"image -board qemu-arm64 -version v1 -out " + empty, 1, "", `version "v1"`},
 		{"image -board qemu-arm64 -out " + file, 1, "", "folder for the image: mkdir " + file},
+		{"image -board qemu-arm64 -lock " + file + " -out " + empty, 1, "", "builder image: lock: " + file + ": no JSON object"},
+		{"image -board qemu-arm64 -lock nowhere.json -out " + empty, 1, "", "builder image: lock: open nowhere.json: no such file or directory"},
+		{"sources -h", 0, "", "builder sources -board qemu-arm64 -list\n"},
+		{"sources", 1, "", "builder sources: which board?"},
+		{"sources -board qemu-arm64 -out " + empty, 1, "", "qemu-arm64.json: no such file or directory: build it first: make board=qemu-arm64 image"},
+		{"sources -board qemu-arm64 -list -out " + empty, 1, "", "qemu-arm64.json: no such file or directory: build it first: make board=qemu-arm64 image"},
 		{"setup -board rpi9", 1, "", `unknown board "rpi9"`},
-		{"boot", 1, "", "builder boot: which board? One of: qemu-arm64, qemu-mipsel"},
+		{"boot", 1, "", "builder boot: which board? One of: qemu-arm, qemu-arm64, "},
 		{"boot -board qemu-arm64 -until (", 1, "", "builder boot: -until: error parsing regexp: missing closing )"},
 		{"boot -board qemu-arm64 -out " + empty, 1, "", "qemu-arm64.json: no such file or directory: build it first: make board=qemu-arm64 image"},
 		{"boot -board qemu-mipsel -snapshot -out " + empty, 1, "", "qemu-mipsel.img: no such file or directory: build it first: make board=qemu-mipsel image"},
@@ -126,13 +139,13 @@ func TestBoards(t *testing.T) {
 	status, text, stderr := builder(t, "boards")
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	if status != 0 || stderr != "" || len(lines) < 2 ||
-		!regexp.MustCompile(`^qemu-arm64 +arm64 +linux-image-arm64 +QEMU's 64-bit`).MatchString(lines[0]) ||
-		!regexp.MustCompile(`^qemu-mipsel +mipsel +linux-image-4kc-malta +QEMU's MIPS`).MatchString(lines[1]) {
+		!regexp.MustCompile(`(?m)^qemu-arm64 +arm64 +linux-image-arm64 +QEMU's 64-bit`).MatchString(text) ||
+		!regexp.MustCompile(`(?m)^qemu-mipsel +mipsel +linux-image-4kc-malta +QEMU's MIPS`).MatchString(text) {
 		t.Errorf("status %d, stderr %q\n%s", status, stderr, text)
 	}
 	_, text, _ = builder(t, "boards", "-json")
 	var rows []map[string]string
-	if err := json.Unmarshal([]byte(text), &rows); err != nil || len(rows) != len(lines) || rows[1]["name"] != "qemu-mipsel" || rows[1]["kernel"] != "linux-image-4kc-malta" {
+	if err := json.Unmarshal([]byte(text), &rows); err != nil || len(rows) != len(lines) || rows[1]["name"] != "qemu-arm64" || rows[1]["kernel"] != "linux-image-arm64" {
 		t.Errorf("-json: %v\n%s", err, text)
 	}
 }

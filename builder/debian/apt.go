@@ -35,11 +35,13 @@ const (
 	errLogin     = remedy("the mirror or the proxy wants a login: put it into /etc/apt/auth.conf.d or the host's apt proxy setting")
 	errSpace     = remedy("the disk of the cache folder is full: make room")
 	errSync      = remedy("the mirror is being updated: try again in some minutes, or take another with mirror=URL")
-	errGone      = remedy("the mirror does not have this version (any more): look the package up again")
 	errUnknown   = remedy("no such package")
 	errNoDebian  = remedy("this needs a Debian or Ubuntu host")
 	errNoDpkgDev = remedy("install the package dpkg-dev")
 )
+
+// ErrGone is in the error if the mirror does not have the version that is asked for.
+const ErrGone = remedy("the mirror does not have this version (any more)")
 
 // remedyFor finds the reason in what an apt command complained about; nil if it is none known.
 func remedyFor(out string) error {
@@ -56,7 +58,7 @@ func remedyFor(out string) error {
 		{errSpace, []string{"No space left on device", "enough free space"}},
 		{errSync, []string{"Hash Sum mismatch", "File has unexpected size"}},
 		{errNoSuite, []string{"does not have a Release file", "no longer has a Release file"}},
-		{errGone, []string{"404  Not Found", "File not found", "E: Version '", "E: Can't find version", "Unable to find a source package", "E: Can't find a source to download"}},
+		{ErrGone, []string{"404  Not Found", "File not found", "E: Version '", "E: Can't find version", "E: Unable to locate package", "Unable to find a source package", "E: Can't find a source to download"}},
 		{errUnknown, []string{"No packages found"}},
 	} {
 		for _, s := range row.signs {
@@ -167,9 +169,9 @@ func aptConf(host, dir, arch string, asRoot bool) string {
 
 // sourcesList returns the text of a private sources.list. The option target keeps away what
 // else an archive offers: translations, DEP-11, file lists.
-func sourcesList(kind, target, components, keyring, suite string, mirrors []string) string {
+func sourcesList(kind, target, options, suite string, mirrors []string) string {
 	line := func(uri, suite string) string {
-		return fmt.Sprintf("%s [signed-by=%s target=%s] %s %s %s\n", kind, keyring, target, uri, suite, components)
+		return fmt.Sprintf("%s [%s target=%s] %s %s main non-free-firmware\n", kind, options, target, uri, suite)
 	}
 	s := line(mirrors[0], suite) + line(mirrors[0], suite+"-updates")
 	if len(mirrors) > 1 {
@@ -257,7 +259,7 @@ func (r *root) update(ctx context.Context) error {
 // retryGone runs fn, and if the mirror no longer has what fn wants, again with a new index.
 func (r *root) retryGone(ctx context.Context, fn func() error) error {
 	err := fn()
-	if !errors.Is(err, errGone) {
+	if !errors.Is(err, ErrGone) {
 		return err
 	}
 	if err := r.update(ctx); err != nil {

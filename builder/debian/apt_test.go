@@ -44,13 +44,13 @@ func TestSourcesList(t *testing.T) {
 deb [signed-by=/k.gpg target=Packages] http://a.example.invalid/debian/ bookworm-updates main non-free-firmware
 deb [signed-by=/k.gpg target=Packages] http://b.example.invalid/debian-security bookworm-security main non-free-firmware
 `
-	if got := sourcesList("deb", "Packages", "main non-free-firmware", "/k.gpg", "bookworm", []string{main, security}); got != want {
+	if got := sourcesList("deb", "Packages", "signed-by=/k.gpg", "bookworm", []string{main, security}); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
-	const source = `deb-src [signed-by=/k.gpg target=Sources] http://a.example.invalid/debian/ bookworm main
-deb-src [signed-by=/k.gpg target=Sources] http://a.example.invalid/debian/ bookworm-updates main
+	const source = `deb-src [signed-by=/k.gpg check-valid-until=no target=Sources] http://a.example.invalid/debian/ bookworm main non-free-firmware
+deb-src [signed-by=/k.gpg check-valid-until=no target=Sources] http://a.example.invalid/debian/ bookworm-updates main non-free-firmware
 `
-	if got := sourcesList("deb-src", "Sources", "main", "/k.gpg", "bookworm", []string{main}); got != source {
+	if got := sourcesList("deb-src", "Sources", "signed-by=/k.gpg check-valid-until=no", "bookworm", []string{main}); got != source {
 		t.Errorf("got:\n%s\nwant:\n%s", got, source)
 	}
 }
@@ -75,8 +75,9 @@ func TestRemedyFor(t *testing.T) {
 		{"E: Release file for " + uri + " is not valid yet (invalid for another 3h 2min 1s). Updates for this repository will not be applied.", errClock},
 		{"E: Release file for " + uri + " is expired (invalid since 2d 1h). Updates for this repository will not be applied.", errClock},
 		{"E: The repository 'http://m.example.invalid/ubuntu bookworm Release' does not have a Release file.", errNoSuite},
-		{"E: Failed to fetch http://m.example.invalid/debian/pool/a_1_arm64.deb  404  Not Found [IP: 192.0.2.1 80]", errGone},
-		{"E: Version '1.2.3' for 'linux-image-arm64' was not found", errGone},
+		{"E: Failed to fetch http://m.example.invalid/debian/pool/a_1_arm64.deb  404  Not Found [IP: 192.0.2.1 80]", ErrGone},
+		{"E: Version '1.2.3' for 'linux-image-arm64' was not found", ErrGone},
+		{"E: Unable to locate package linux-image-6.1.0-1-arm64", ErrGone},
 		{"E: Failed to fetch http://m.example.invalid/debian/pool/a_1_arm64.deb  File has unexpected size (10 != 12). Mirror sync in progress?", errSync},
 		{"E: Failed to fetch store:/x  Hash Sum mismatch", errSync},
 		{"E: Write error - write (28: No space left on device)", errSpace},

@@ -3,20 +3,40 @@ package debian
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // Package is one version of a binary package.
 type Package struct {
-	Name          string `json:"name"`
-	Version       string `json:"version"`
-	Arch          string `json:"arch"` // "all" for packages of every architecture
-	Source        string `json:"source"`
-	SourceVersion string `json:"source_version"`
-	SHA256        string `json:"sha256"` // of the .deb, in hexadecimal
-	Size          int64  `json:"size"`   // of the .deb, in bytes
-	Depends       string `json:"-"`      // as in the package's control file
+	Name          string
+	Version       string
+	Arch          string // "all" for packages of every architecture
+	Source        string
+	SourceVersion string
+	BuiltUsing    []SourceRef // other sources with a part in it: linked statically, or what was signed
+	SHA256        string      // of the .deb, in hexadecimal
+	Size          int64       // of the .deb, in bytes
+	Depends       string      // as in the package's control file
+}
+
+// SourceRef is a version of a source package.
+type SourceRef struct {
+	Name, Version string
+}
+
+// String writes it as Built-Using does.
+func (s SourceRef) String() string { return s.Name + " (= " + s.Version + ")" }
+
+// ParseSourceRef reads what String writes.
+func ParseSourceRef(text string) (SourceRef, error) {
+	name, version, _ := strings.Cut(strings.TrimSuffix(text, ")"), " (= ")
+	s := SourceRef{name, version}
+	if s.String() != text || !isName(name) || !isVersion(version) {
+		return SourceRef{}, fmt.Errorf("%q is not a source package as in \"name (= version)\"", text)
+	}
+	return s, nil
 }
 
 // DependsOn returns the name of the first dependency that starts with prefix: how a package
@@ -60,6 +80,20 @@ func newPackage(s stanza) (Package, error) {
 	p.Source, p.SourceVersion = name, p.Version
 	if differs {
 		p.SourceVersion = strings.TrimSuffix(version, ")")
+	}
+	for _, field := range []string{"built-using", "static-built-using"} {
+		for text := range strings.SplitSeq(s[field], ",") {
+			if text = strings.Join(strings.Fields(text), " "); text == "" {
+				continue
+			}
+			ref, err := ParseSourceRef(text)
+			if err != nil {
+				return Package{}, fmt.Errorf("package %q: field %s: %w", p.Name, field, err)
+			}
+			if !slices.Contains(p.BuiltUsing, ref) {
+				p.BuiltUsing = append(p.BuiltUsing, ref)
+			}
+		}
 	}
 	return p, p.check()
 }

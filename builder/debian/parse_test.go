@@ -3,6 +3,7 @@ package debian
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -82,6 +83,9 @@ func TestNewPackage(t *testing.T) {
 		{"source as the package", valid(), "a-b", "1:6.1-1", ""},
 		{"source named", valid("source", "linux"), "linux", "1:6.1-1", ""},
 		{"source with version", valid("source", "linux-signed (6.1+1)"), "linux-signed", "6.1+1", ""},
+		{"Built-Using without a version", valid("built-using", "linux"), "", "", "field built-using: \"linux\" is not a source package"},
+		{"Built-Using a range", valid("static-built-using", "linux (>= 1)"), "", "", "field static-built-using"},
+		{"Built-Using out of the cache", valid("built-using", "../x (= 1)"), "", "", "field built-using"},
 		{"no size", valid("size", ""), "", "", "field Size"},
 		{"negative size", valid("size", "-1"), "", "", "not a valid package"},
 		{"no hash", valid("sha256", ""), "", "", "not a valid package"},
@@ -98,6 +102,27 @@ func TestNewPackage(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestBuiltUsing(t *testing.T) {
+	p, err := newPackage(stanza{
+		"package": "busybox-static", "version": "1", "architecture": "arm64", "sha256": strings.Repeat("5a", 32), "size": "1",
+		"built-using":        "glibc (= 2.36-9+deb12u14), gcc-12\n(= 12.2.0-14),",
+		"static-built-using": "glibc (= 2.36-9+deb12u14), x1 (= 1:1~rc1)",
+	})
+	if want := []SourceRef{{"glibc", "2.36-9+deb12u14"}, {"gcc-12", "12.2.0-14"}, {"x1", "1:1~rc1"}}; err != nil || !slices.Equal(p.BuiltUsing, want) {
+		t.Errorf("got %v, %v, want %v", p.BuiltUsing, err, want)
+	}
+}
+
+func FuzzParseSourceRef(f *testing.F) {
+	f.Add("linux (= 6.1.192-2)")
+	f.Add("x (= 1))")
+	f.Fuzz(func(t *testing.T, text string) {
+		if ref, err := ParseSourceRef(text); err == nil && ref.String() != text {
+			t.Errorf("%q was read as %q", text, ref)
+		}
+	})
 }
 
 func TestDependsOn(t *testing.T) {

@@ -28,6 +28,7 @@ type Config struct {
 	Dir     string                           // cache folder: apt roots in apt/ARCH, downloads in debs, sources in sources
 	Suite   string                           // release name, such as "bookworm"
 	Arch    string                           // Debian's name of the architecture: "arm64", "mipsel"
+	Old     bool                             // take an index past its date: of a mirror with old versions, for packages whose version is known
 	Mirrors []string                         // base URIs of the Debian archive and, optionally, the security archive; none: those of the host's apt
 	Log     func(format string, args ...any) // takes one progress line a call; may be nil
 	// Progress, unless nil, is called again and again during a download, and at its end with
@@ -55,14 +56,28 @@ func (e *NotFoundError) Error() string {
 		e.Suite, strings.Join(e.Names, ", "), e.Arch)
 }
 
-// StaleError says that the mirror has replaced a package since it was looked up.
+// StaleError says that the mirror does not have a package that is known from an earlier
+// lookup.
 type StaleError struct {
 	Name, Version string
-	Now           string // the version the mirror has instead
+	Source        bool     // a source package
+	Has           []string // the versions that the mirror has
 }
 
+func (e *StaleError) Unwrap() error { return ErrGone }
+
 func (e *StaleError) Error() string {
-	return fmt.Sprintf("package %s version %s is no longer on the mirror, which has %s now: run again to take that", e.Name, e.Version, e.Now)
+	what := fmt.Sprintf("package %s version %s", e.Name, e.Version)
+	if e.Source {
+		what = "source " + what
+	}
+	switch {
+	case e.Has == nil:
+		return what + " is not on the mirror, which has none of that name"
+	case slices.Contains(e.Has, e.Version):
+		return what + " on the mirror has another SHA-256: it was rebuilt, or another archive made it"
+	}
+	return fmt.Sprintf("%s is no longer on the mirror, which has %s now", what, strings.Join(e.Has, ", "))
 }
 
 // Open prepares a Repo. It asks the network nothing: the first Lookup or download does.
@@ -98,12 +113,16 @@ func open(ctx context.Context, c Config, keyring string) (*Repo, error) {
 			return nil, fmt.Errorf("mirror %q: not a base URI such as http://mirror.example.invalid/debian", redact(m))
 		}
 	}
-	if len(mirrors) == 1 {
+	if len(mirrors) == 1 && !c.Old {
 		c.Log("warning: no security archive: packages come without Debian's security updates")
 	}
 	host, err := run(ctx, "", nil, "apt-config", "dump", "Acquire", "Dir::Etc::netrc", "Dir::Etc::netrcparts")
 	if err != nil {
 		return nil, err
+	}
+	options := "signed-by=" + keyring
+	if c.Old {
+		options += " check-valid-until=no"
 	}
 	newRoot := func(name, arch, sources string) *root {
 		d := filepath.Join(dir, "apt", name)
@@ -111,8 +130,8 @@ func open(ctx context.Context, c Config, keyring string) (*Repo, error) {
 	}
 	return &Repo{
 		dir: dir, suite: c.Suite, arch: c.Arch, log: c.Log, progress: c.Progress,
-		bin: newRoot(c.Arch, c.Arch, sourcesList("deb", "Packages", "main non-free-firmware", keyring, c.Suite, mirrors)),
-		src: newRoot("source", "", sourcesList("deb-src", "Sources", "main", keyring, c.Suite, mirrors)),
+		bin: newRoot(c.Arch, c.Arch, sourcesList("deb", "Packages", options, c.Suite, mirrors)),
+		src: newRoot("source", "", sourcesList("deb-src", "Sources", options, c.Suite, mirrors)),
 	}, nil
 }
 
@@ -159,7 +178,7 @@ func (r *Repo) show(ctx context.Context, names []string) ([]Package, error) {
 	for _, n := range names {
 		if p, ok := found[n]; !ok {
 			missing = append(missing, n)
-		} else if !slices.Contains(pkgs, p) {
+		} else if !slices.ContainsFunc(pkgs, func(q Package) bool { return q.Name == p.Name }) {
 			pkgs = append(pkgs, p)
 		}
 	}
@@ -170,8 +189,8 @@ func (r *Repo) show(ctx context.Context, names []string) ([]Package, error) {
 }
 
 // Fetch downloads what the cache does not have and returns the paths of the .deb files, in
-// order. What is in the cache needs neither network nor apt. It fails with a *StaleError if
-// the mirror has replaced a package meanwhile.
+// order. What is in the cache needs neither network nor apt; it is checked all the same. It
+// fails with a *StaleError if the mirror has replaced a package meanwhile.
 func (r *Repo) Fetch(ctx context.Context, pkgs ...Package) ([]string, error) {
 	var paths []string
 	for _, p := range pkgs {
@@ -184,9 +203,14 @@ func (r *Repo) Fetch(ctx context.Context, pkgs ...Package) ([]string, error) {
 	if err != nil || len(want) == 0 {
 		return paths, err
 	}
+	for _, p := range want {
+		if _, err := os.Stat(r.path(p)); err == nil {
+			r.log("warning: the cached package %s %s is damaged and fetched again", p.Name, p.Version)
+		}
+	}
 	err = r.bin.use(ctx, func() error {
 		err := r.bin.retryGone(ctx, func() error { return r.download(ctx, pkgs) })
-		if errors.Is(err, errGone) {
+		if errors.Is(err, ErrGone) {
 			return r.stale(ctx, pkgs, err)
 		}
 		return err
@@ -202,17 +226,22 @@ func (r *Repo) path(p Package) string {
 	return filepath.Join(r.dir, "debs", p.SHA256, file)
 }
 
-// absent lists the packages, each once, that the cache does not have.
+// absent lists the packages, each once, that the cache does not have whole.
 func (r *Repo) absent(pkgs []Package) ([]Package, error) {
 	var out []Package
 	for _, p := range pkgs {
-		switch st, err := os.Stat(r.path(p)); {
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("looking for package %s in the cache: %w", p.Name, err)
-		case err == nil && st.Size() == p.Size, slices.Contains(out, p):
-		default:
-			out = append(out, p)
+		path := r.path(p)
+		if slices.ContainsFunc(out, func(q Package) bool { return r.path(q) == path }) {
+			continue
 		}
+		sum, err := sumAndSync(path)
+		if err == nil && sum == p.SHA256 {
+			continue
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("looking for package %s in the cache: %w", p.Name, err)
+		}
+		out = append(out, p)
 	}
 	return out, nil
 }
@@ -247,7 +276,7 @@ func (r *Repo) download(ctx context.Context, pkgs []Package) error {
 	left, err := r.absent(want)
 	if err == nil && len(left) > 0 {
 		p := left[0]
-		err = fmt.Errorf("fetching package %s %s: the mirror's has not the wanted SHA-256 %s: it was rebuilt, or another archive made it: look it up anew", p.Name, p.Version, p.SHA256)
+		err = &StaleError{Name: p.Name, Version: p.Version, Has: []string{p.Version}}
 	}
 	return err
 }
@@ -307,23 +336,42 @@ func (r *Repo) collect(tmp string, want []Package) error {
 	return nil
 }
 
-// stale turns gone, that packages are not on the mirror, into the first one that has
-// another version now.
+// stale turns gone, that packages are not on the mirror, into the first one that it has only
+// in other versions.
 func (r *Repo) stale(ctx context.Context, pkgs []Package, gone error) error {
 	want, err := r.absent(pkgs)
 	if err != nil {
 		return err
 	}
 	for _, p := range want {
-		now, err := r.show(ctx, []string{p.Name})
+		has, err := r.bin.versions(ctx, "show", p.Name)
 		if err != nil {
 			return err
 		}
-		if now[0].Version != p.Version {
-			return &StaleError{Name: p.Name, Version: p.Version, Now: now[0].Version}
+		if !slices.Contains(has, p.Version) {
+			return &StaleError{Name: p.Name, Version: p.Version, Has: has}
 		}
 	}
 	return gone
+}
+
+// versions lists the versions of a package in the index; show is apt-cache's command.
+func (r *root) versions(ctx context.Context, show ...string) ([]string, error) {
+	out, err := r.run(ctx, "", append([]string{"apt-cache"}, show...)...)
+	if err != nil && !errors.Is(err, errUnknown) {
+		return nil, fmt.Errorf("looking up versions: %w", err)
+	}
+	stanzas, err := parseStanzas(out)
+	if err != nil {
+		return nil, fmt.Errorf("looking up versions: answer of apt-cache: %w", err)
+	}
+	var all []string
+	for _, s := range stanzas {
+		if v := s["version"]; !slices.Contains(all, v) {
+			all = append(all, v)
+		}
+	}
+	return all, nil
 }
 
 // sumAndSync returns the SHA-256 of a file in hexadecimal, with its bytes safe on the disk.

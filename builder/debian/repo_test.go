@@ -105,6 +105,7 @@ func TestBadConfig(t *testing.T) {
 // archive is a signed Debian archive on this computer.
 type archive struct {
 	dir, gpg, keyring, url string
+	more                   string // lines of its Release files
 
 	mu    sync.Mutex
 	asked []string // paths
@@ -196,9 +197,9 @@ func (a *archive) publish(t *testing.T, packages, sources string, signed bool) {
 			t.Fatal(err)
 		}
 		release := "Origin: Debian\nLabel: Debian\nSuite: " + suite + "\nCodename: " + suite + "\nArchitectures: arm64\nComponents: main non-free-firmware\nDate: " +
-			time.Now().UTC().Format(time.RFC1123) + "\nSHA256:\n"
+			time.Now().UTC().Format(time.RFC1123) + "\n" + a.more + "SHA256:\n"
 		for path, text := range map[string]string{
-			"main/binary-arm64/Packages": packages, "non-free-firmware/binary-arm64/Packages": "", "main/source/Sources": sources,
+			"main/binary-arm64/Packages": packages, "non-free-firmware/binary-arm64/Packages": "", "main/source/Sources": sources, "non-free-firmware/source/Sources": "",
 		} {
 			if suite != "bookworm" {
 				text = ""
@@ -269,11 +270,11 @@ func TestFetch(t *testing.T) {
 	if log := l.take(); strings.Count(log, "fetching 2 package(s)") != 1 || strings.Count(log, "updating") != 1 {
 		t.Errorf("logged %s", log)
 	}
-	if err := os.Truncate(paths[0], 10); err != nil { // a damaged disk
+	if err := os.WriteFile(paths[0], make([]byte, pkgs[0].Size), 0o644); err != nil { // a damaged disk
 		t.Fatal(err)
 	}
 	fetch(r, true)
-	if log := l.take(); !strings.HasPrefix(log, "fetching 1 package(s)") {
+	if log := l.take(); !strings.HasPrefix(log, "warning: the cached package two 2 is damaged and fetched again\nfetching 1 package(s)") {
 		t.Errorf("logged %s", log)
 	}
 	if st, err := os.Stat(filepath.Join(dir, "apt/arm64/apt.conf")); err != nil || st.Mode() != 0o600 {
@@ -287,7 +288,7 @@ func TestFetch(t *testing.T) {
 	other := pkgs[0]
 	other.SHA256 = strings.Repeat("00", 32)
 	_, err = r.Fetch(t.Context(), other)
-	checkErr(t, err, "has not the wanted SHA-256")
+	checkErr(t, err, "package two version 2 on the mirror has another SHA-256")
 }
 
 func TestTwoBuilds(t *testing.T) {
@@ -338,14 +339,26 @@ func TestStale(t *testing.T) {
 	if err := os.Rename(a.dir+"/pool/one_1_all.deb", a.dir+"/pool/aside"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = r.Fetch(t.Context(), pkgs...); !errors.Is(err, errGone) {
+	if _, err = r.Fetch(t.Context(), pkgs...); !errors.Is(err, ErrGone) {
 		t.Errorf("gone: %v", err)
 	}
-	// Replaced.
-	a.publish(t, a.add(t, "one", "2"), "", true)
-	_, err = r.Fetch(t.Context(), pkgs...)
-	if stale := (*StaleError)(nil); !errors.As(err, &stale) || *stale != (StaleError{"one", "1", "2"}) {
-		t.Errorf("replaced: %v", err)
+	// Replaced; what the mirror still has, though not the newest, is not what is missing.
+	two := a.add(t, "two", "1")
+	a.publish(t, a.add(t, "one", "2")+two+a.add(t, "two", "2"), "", true)
+	still := pkgs[0]
+	still.Name, still.SHA256 = "two", two[strings.Index(two, "SHA256: ")+8:][:64]
+	for _, gone := range []struct {
+		Package
+		has  []string
+		text string
+	}{
+		{pkgs[0], []string{"2"}, "package one version 1 is no longer on the mirror, which has 2 now"},
+		{Package{Name: "three", Version: "3", Arch: "all", SHA256: pkgs[0].SHA256, Size: 1}, nil, "package three version 3 is not on the mirror, which has none of that name"},
+	} {
+		_, err = r.Fetch(t.Context(), still, gone.Package)
+		if stale := (*StaleError)(nil); !errors.As(err, &stale) || stale.Name != gone.Name || !slices.Equal(stale.Has, gone.has) || err.Error() != gone.text {
+			t.Errorf("replaced: %v", err)
+		}
 	}
 	// Back at another place: the new index finds it.
 	if err := os.Rename(a.dir+"/pool/aside", a.dir+"/pool/elsewhere.deb"); err != nil {
@@ -462,9 +475,34 @@ func TestSource(t *testing.T) {
 	if _, err := r.FetchSource(t.Context(), "u-boot", "1:2.0"); err != nil || !strings.Contains(l.take(), "damaged") {
 		t.Errorf("damaged: %v", err)
 	}
-	for _, nv := range [][2]string{{"u-boot", "3"}, {"nonsense", "1"}} {
-		if _, err := r.FetchSource(t.Context(), nv[0], nv[1]); !errors.Is(err, errGone) {
-			t.Errorf("%s: %v", nv, err)
+	for _, gone := range []struct{ name, version, text string }{
+		{"u-boot", "3", "source package u-boot version 3 is no longer on the mirror, which has 1:2.0 now"},
+		{"nonsense", "1", "source package nonsense version 1 is not on the mirror, which has none of that name"},
+	} {
+		_, err := r.FetchSource(t.Context(), gone.name, gone.version)
+		if stale := (*StaleError)(nil); !errors.As(err, &stale) {
+			t.Errorf("not a StaleError: %v", err)
+		}
+		checkErr(t, err, gone.text)
+	}
+}
+
+// A mirror of a day in the past has indexes past their date.
+func TestOldMirror(t *testing.T) {
+	a := newArchive(t)
+	// Some hosts' apt takes such indexes always.
+	writeFiles(t, a.dir, map[string]string{"apt.conf": `Dir::Etc::parts "/dev/null";`})
+	t.Setenv("APT_CONFIG", filepath.Join(a.dir, "apt.conf"))
+	a.more = "Valid-Until: " + time.Now().Add(-24*time.Hour).UTC().Format(time.RFC1123) + "\n"
+	a.publish(t, a.add(t, "one", "1"), "", true)
+	c := Config{Dir: t.TempDir(), Suite: "bookworm", Arch: "arm64", Mirrors: []string{a.url}}
+	for _, c.Old = range []bool{false, true} {
+		r, err := open(t.Context(), c, a.keyring)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Lookup(t.Context(), "one"); c.Old && err != nil || !c.Old && !errors.Is(err, errClock) {
+			t.Errorf("old %v: %v", c.Old, err)
 		}
 	}
 }

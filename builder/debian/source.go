@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -22,7 +24,8 @@ type File struct {
 	Name, SHA256, Path string
 }
 
-// FetchSource gets a source package, from the cache if that has it.
+// FetchSource gets a source package, from the cache if that has it. It fails with a
+// *StaleError if the mirror does not have this version.
 func (r *Repo) FetchSource(ctx context.Context, name, version string) (*Source, error) {
 	if !isName(name) || !isVersion(version) {
 		return nil, fmt.Errorf("fetching source %q version %q: not a name and version of Debian", name, version)
@@ -40,10 +43,21 @@ func (r *Repo) FetchSource(ctx context.Context, name, version string) (*Source, 
 		if !errors.Is(err, fs.ErrNotExist) {
 			r.log("warning: the cached source is damaged and fetched again: %v", err)
 		}
-		return r.src.retryGone(ctx, func() error {
+		err = r.src.retryGone(ctx, func() error {
 			s, err = r.downloadSource(ctx, dir, name, version)
 			return err
 		})
+		if !errors.Is(err, ErrGone) {
+			return err
+		}
+		has, verr := r.src.versions(ctx, "showsrc", "--only-source", name)
+		if verr != nil {
+			return verr
+		}
+		if !slices.Contains(has, version) {
+			return &StaleError{Name: name, Version: version, Source: true, Has: has}
+		}
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("fetching source %s %s: %w", name, version, err)
@@ -53,13 +67,22 @@ func (r *Repo) FetchSource(ctx context.Context, name, version string) (*Source, 
 
 // downloadSource fills the folder dir, which appears only when all is there.
 func (r *Repo) downloadSource(ctx context.Context, dir, name, version string) (*Source, error) {
-	r.log("fetching source %s %s", name, version)
+	argv := []string{"apt-get", "source", "-q", "--download-only", "--only-source", name + "=" + version}
+	uris, err := r.src.run(ctx, "", append(argv, "--print-uris")...)
+	if err != nil {
+		return nil, err
+	}
+	size := sizeOf(uris)
+	r.log("fetching source %s %s, %s", name, version, humanSize(size))
 	tmp := filepath.Join(r.dir, "sources", ".fetch")
 	if err := emptyDir(tmp); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(tmp)
-	if _, err := r.src.run(ctx, tmp, "apt-get", "source", "-q", "--download-only", "--only-source", name+"="+version); err != nil {
+	stop := r.watch(tmp, size)
+	_, err = r.src.run(ctx, tmp, argv...)
+	stop()
+	if err != nil {
 		return nil, err
 	}
 	if _, err := readSource(tmp, name, version); err != nil {
@@ -72,6 +95,18 @@ func (r *Repo) downloadSource(ctx context.Context, dir, name, version string) (*
 		return nil, err
 	}
 	return readSource(dir, name, version)
+}
+
+// sizeOf adds up the sizes in what apt-get --print-uris prints: 'URI' file size hash.
+func sizeOf(uris string) int64 {
+	var sum int64
+	for line := range strings.Lines(uris) {
+		if f := strings.Fields(line); strings.HasPrefix(line, "'") && len(f) > 2 {
+			n, _ := strconv.ParseInt(f[2], 10, 64) // only for the bar of the download
+			sum += n
+		}
+	}
+	return sum
 }
 
 // readSource reads the source package in folder dir and checks all its files against its

@@ -1,10 +1,10 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,11 +28,12 @@ func (b *build) publish(ctx context.Context) error {
 	if b.manifest.Compressed, err = describe(b.tmp, zst); err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(b.manifest, "", "  ")
-	if err != nil {
+	b.compareTools()
+	var text bytes.Buffer
+	if err := b.manifest.Encode(&text); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(b.tmp, manifest), append(text, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(b.tmp, manifest), text.Bytes(), 0o644); err != nil {
 		return err
 	}
 	if err := copyFile(b.uboot, filepath.Join(b.tmp, UBootFile)); err != nil {
@@ -58,7 +59,7 @@ func (b *build) publish(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, stage := range []string{"kernel", "vmlinuz", "initramfs", "boot-image", "root", "u-boot"} {
+	for _, stage := range []string{"kernel", "vmlinuz", "initramfs", "boot-image", "data", "root", "u-boot"} {
 		if err := b.cache.Prune(stage); err != nil {
 			b.Log("%v", err)
 		}

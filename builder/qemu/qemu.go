@@ -2,6 +2,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -103,7 +104,10 @@ func Start(ctx context.Context, o Options, echo io.Writer) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{Console: NewConsole(echo), cmd: cmd, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = m.Console, m.Console
+	// What QEMU itself says would be in the middle of the console's lines. It
+	// matters when QEMU cannot go on.
+	var complaints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = m.Console, &complaints
 	if m.stdin, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -111,7 +115,9 @@ func Start(ctx context.Context, o Options, echo io.Writer) (*Machine, error) {
 		return nil, fmt.Errorf("start %s: %w", cmd, err)
 	}
 	go func() {
-		m.err = cmd.Wait()
+		if m.err = cmd.Wait(); m.err != nil {
+			m.Console.Write(complaints.Bytes())
+		}
 		m.Console.Close()
 		close(m.ended)
 	}()

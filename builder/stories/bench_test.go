@@ -61,13 +61,7 @@ func figures(b *testing.B, builder, name string) (map[string]float64, error) {
 	f := map[string]float64{}
 	out, cache := b.TempDir(), coldCache(b)
 	// U-Boot is built once for all boards that share it, not with an image.
-	user, err := os.UserCacheDir()
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Symlink(filepath.Join(user, "gateway-engine", "u-boot"), filepath.Join(cache, "u-boot")); err != nil {
-		return nil, err
-	}
+	keepUBoot(b, cache)
 	build := func(version string) (seconds, megabytes float64, err error) {
 		cmd := exec.Command(builder, "image", "-board", name, "-overlays", "base busybox dev", "-version", version, "-mirror", os.Getenv("mirror"), "-cache", cache, "-out", out)
 		cmd.Dir = project

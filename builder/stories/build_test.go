@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -194,8 +193,8 @@ func TestInterruptedBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var m image.Manifest
-	if err := json.Unmarshal(text, &m); err != nil {
+	m, err := image.Decode(bytes.NewReader(text))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if m.Image.SHA256 != want {

@@ -41,7 +41,7 @@ func (c *card) sgdisk(t *testing.T) {
 // dataMegabytes is the size of /data as df knows it.
 func (m *machine) dataMegabytes() int {
 	m.t.Helper()
-	n, err := strconv.Atoi(m.runs("df -m /data | awk 'NR==2{print $2}'"))
+	n, err := strconv.Atoi(m.runs("df -mP /data | awk 'NR==2{print $2}'"))
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -331,7 +331,7 @@ func TestFullData(t *testing.T) {
 		m.ready(b, slot.A)
 		m.shell()
 		m.runs("dd if=/dev/zero of=/data/fill bs=64k 2>/dev/null; echo > /data/one 2>/dev/null; sync")
-		if got := m.runs("df /data | awk 'NR==2{print $4}'"); got != "0" {
+		if got := m.runs("df -P /data | awk 'NR==2{print $4}'"); got != "0" {
 			t.Fatalf("%s kB are left", got)
 		}
 		io.WriteString(m, "reboot\n")
