@@ -233,7 +233,7 @@ func TestBootStateTable(t *testing.T) {
 		{"trial of no slot", "SEQ=1 GOOD=a A_STATE=good A_LEFT=8 TRIAL=c T_LEFT=3 B_STATE=ready", "", "a", "good", "2 good=a trial=/3 a=good/7 b=ready/0"},
 		{"trial while the confirmed slot is used up", "SEQ=1 GOOD=a A_STATE=good A_LEFT=0 TRIAL=b T_LEFT=3 B_STATE=ready", "", "b", "trial", "2 good=a trial=b/2 a=good/0 b=ready/0"},
 	}
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachUBoot(t, func(t *testing.T, b *build) {
 		c := stubCard(t, b, false)
 		for _, tt := range cases {
 			c.setCopies(t, tt.first, tt.second)
@@ -291,7 +291,7 @@ func TestRefusedImages(t *testing.T) {
 			{"an initramfs and device trees of zeros", 0x100, make([]byte, 8192)},
 		},
 	}
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachUBoot(t, func(t *testing.T, b *build) {
 		c := stubCard(t, b, false)
 		c.setCopies(t, "", "")
 		for _, d := range formats[b.board.UBoot.Format] {
@@ -333,7 +333,7 @@ func TestBootSequences(t *testing.T) {
 		{"no state, all refused", "", "ab", "ABABAB"},
 		{"no slot is good, the confirmed one is refused", "SEQ=1 GOOD=b A_STATE=bad B_STATE=bad", "b", "BaBa"},
 	}
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachUBoot(t, func(t *testing.T, b *build) {
 		for _, tt := range cases {
 			c := stubCard(t, b, true)
 			c.setCopies(t, tt.state, "")
@@ -357,7 +357,7 @@ func TestBootSequences(t *testing.T) {
 // A disk that cannot be written any more: a trial that could not be counted is
 // not made, and an image that is refused does not lock the other one out.
 func TestUnwritableBootState(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachUBoot(t, func(t *testing.T, b *build) {
 		c := stubCard(t, b, false)
 		rules := filepath.Join(t.TempDir(), "blkdebug")
 		if err := os.WriteFile(rules, []byte("[inject-error]\nevent = \"pwritev\"\niotype = \"write\"\nerrno = \"5\"\n"), 0o644); err != nil {
@@ -387,7 +387,7 @@ func TestUnwritableBootState(t *testing.T) {
 // A torn partition table: U-Boot takes the backup, and without any it resets
 // again and again.
 func TestUBootWithATornTable(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachUBoot(t, func(t *testing.T, b *build) {
 		c := stubCard(t, b, false)
 		disk := partition{off: 0, size: b.Image.Size}
 		var err error
@@ -414,7 +414,7 @@ func TestUBootWithATornTable(t *testing.T) {
 
 // No noise on the line stops U-Boot.
 func TestConsoleNoise(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachUBoot(t, func(t *testing.T, b *build) {
 		c := stubCard(t, b, true)
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()

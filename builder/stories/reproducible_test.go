@@ -17,6 +17,7 @@ import (
 // but the downloads, in another time zone and language, with other permissions
 // for new files. With build_uboot=1 this includes U-Boot.
 func TestReproducible(t *testing.T) {
+	t.Parallel() // with the waiting of TestWatchdog
 	builder := builderProgram(t)
 	for _, name := range boards { // not at once: each takes both cores
 		t.Run(name, func(t *testing.T) {

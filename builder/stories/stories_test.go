@@ -42,6 +42,19 @@ func eachBoard(t *testing.T, story func(t *testing.T, b *build), among ...string
 	}
 }
 
+// eachUBoot runs a story that ends before Linux on the boards, on one of those
+// that share a U-Boot.
+func eachUBoot(t *testing.T, story func(t *testing.T, b *build)) {
+	seen, among := map[string]bool{}, []string{}
+	for _, name := range boards {
+		if u := buildOf(t, name).UBoot.SHA256; !seen[u] {
+			seen[u] = true
+			among = append(among, name)
+		}
+	}
+	eachBoard(t, story, among...)
+}
+
 // build is a built image.
 type build struct {
 	*image.Manifest
@@ -217,7 +230,7 @@ type machine struct {
 // boot starts a machine with the card. It ends with the test.
 func (c *card) boot(t *testing.T, change ...func(*qemu.Options)) *machine {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	o := qemu.Options{
 		Board: c.board, Image: c.path, Scratch: t.TempDir(),
 		UBoot: filepath.Join(c.out, c.Board, image.UBootFile),
