@@ -22,6 +22,12 @@ type Tool struct {
 
 // Run runs the program to its end. The end of its output is in the error.
 func (t Tool) Run(ctx context.Context, name string, args ...string) error {
+	_, err := t.Output(ctx, name, args...)
+	return err
+}
+
+// Output runs the program to its end and returns what it printed.
+func (t Tool) Output(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, find(name), args...)
 	cmd.Dir = t.Dir
 	// Variables such as ARCH and MAKEFLAGS change builds, and files such as
@@ -32,7 +38,7 @@ func (t Tool) Run(ctx context.Context, name string, args ...string) error {
 	}
 	out, err := cmd.CombinedOutput()
 	if err == nil {
-		return nil
+		return string(out), nil
 	}
 	if ctx.Err() != nil {
 		err = ctx.Err()
@@ -42,7 +48,7 @@ func (t Tool) Run(ctx context.Context, name string, args ...string) error {
 		said = said[:i]
 	}
 	lines := strings.Split(strings.TrimSpace(said), "\n")
-	return fmt.Errorf("%s (package %s): %w\n%s", cmd, t.Package, err, strings.Join(lines[max(0, len(lines)-20):], "\n"))
+	return "", fmt.Errorf("%s (package %s): %w\n%s", cmd, t.Package, err, strings.Join(lines[max(0, len(lines)-20):], "\n"))
 }
 
 // find also looks where administrators' tools are, which is not on everybody's

@@ -32,7 +32,7 @@ func sample() *Manifest {
 			{Name: "ca-certificates", Version: "20250419~deb12u2", Arch: "all", Source: "ca-certificates", SourceVersion: "20250419~deb12u2", SHA256: hash("3"), Size: 160948},
 		},
 		UBoot: UBoot{Package: "u-boot-qemu", SHA256: hash("4"), Source: &Source{Name: "u-boot", Version: "2023.01+dfsg-2", SHA256: map[string]string{
-			"u-boot_2023.01+dfsg-2.dsc": hash("5"), "u-boot_2023.01+dfsg.orig.tar.xz": hash("6"), "u-boot/0001-ide.patch": hash("7"), "u-boot/u-boot.config": hash("8"),
+			"u-boot_2023.01+dfsg-2.dsc": hash("5"), "u-boot_2023.01+dfsg.orig.tar.xz": hash("6"), "boards/qemu-mipsel/u-boot/0001-ide.patch": hash("7"), "boards/qemu-mipsel/u-boot/u-boot.config": hash("8"),
 		}}},
 		Go:         "go1.26.8",
 		GoModules:  []GoModule{{"golang.org/x/sys", "v0.49.0", "h1:XbzkgYJHdqh/8m2Uu0W/dQv8nktxx4BFHp1M0gROTXA="}, {"example.com/Mixed/case/v2", "v2.0.0", ""}},
@@ -178,7 +178,7 @@ func TestDecodeErrors(t *testing.T) {
 		{"a size that is none", "822236", "large", `property gwe:size: strconv.ParseInt: parsing "large"`},
 		{"a source that is none", "glibc (= 2.36-9+deb12u14)", "glibc", `"glibc" is not a source package`},
 		{"an image elsewhere", `"qemu-mipsel.img"`, `"../qemu-mipsel.img"`, `component "image": "../qemu-mipsel.img" is no file name`},
-		{"a patch elsewhere", `"u-boot/0001-ide.patch"`, `"/etc/shadow"`, `component "u-boot": "/etc/shadow" is no file name`},
+		{"a patch elsewhere", `"boards/qemu-mipsel/u-boot/0001-ide.patch"`, `"/etc/shadow"`, `component "u-boot": "/etc/shadow" is no file name`},
 		{"no image", `"bom-ref": "image"`, `"bom-ref": "picture"`, `the components ["image"] are missing`},
 		{"no time", "2023-11-14T22:13:20Z", "yesterday", `component "firmware": parsing time "yesterday"`},
 	} {

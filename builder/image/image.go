@@ -255,39 +255,47 @@ func (b *build) bootFiles(ctx context.Context) (map[string]string, error) {
 		return nil, err
 	}
 	files := map[string]string{}
-	add := func(name string) string {
-		files[name] = filepath.Join(dir, name)
-		return files[name]
-	}
-	if err := uboot.WriteScript(ctx, b.board, b.time, add("boot.scr")); err != nil {
-		return nil, err
-	}
-	fw := b.board.Firmware
-	if fw == nil {
-		return files, nil
-	}
-	if err := uboot.WriteEnv(ctx, b.board, nil, add(fw.Env)); err != nil {
-		return nil, err
-	}
-	for _, member := range fw.Files {
-		if err := extract(ctx, b.debs[fw.Package], member, add(filepath.Base(member))); err != nil {
-			return nil, err
+	add := func(name string, write func(path string) error) error {
+		for other := range files {
+			if strings.EqualFold(name, other) { // in a FAT they are the same
+				return fmt.Errorf("%s: firmware: two files of the boot partition are named %s", filepath.Join(b.board.Dir, "board.yaml"), name)
+			}
 		}
+		files[name] = filepath.Join(dir, name)
+		return write(files[name])
 	}
-	copies, err := b.board.FirmwareFiles()
+	copyOf := func(file string) func(string) error { // disk.Write sets the times of what it gets
+		return func(path string) error { return copyFile(file, path) }
+	}
+	err := add("boot.scr", func(path string) error { return uboot.WriteScript(ctx, b.board, b.time, path) })
+	fw := b.board.Firmware
+	if err != nil || fw == nil {
+		return files, err
+	}
+	own, err := b.board.FirmwareFiles()
 	if err != nil {
 		return nil, err
 	}
-	copies[fw.UBoot] = b.uboot
-	for _, dtb := range b.kernel.dtbs {
-		copies[filepath.Base(dtb)] = dtb
-	}
-	for name, file := range copies { // copies, because disk.Write sets their times
-		if err := copyFile(file, add(name)); err != nil {
+	for name, file := range own {
+		if err := add(name, copyOf(file)); err != nil {
 			return nil, err
 		}
 	}
-	return files, nil
+	for _, member := range fw.Files {
+		err := add(filepath.Base(member), func(path string) error { return extract(ctx, b.debs[fw.Package], member, path) })
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, dtb := range b.kernel.dtbs {
+		if err := add(filepath.Base(dtb), copyOf(dtb)); err != nil {
+			return nil, err
+		}
+	}
+	return files, errors.Join(
+		add(fw.UBoot, copyOf(b.uboot)),
+		add(fw.Env, func(path string) error { return uboot.WriteEnv(ctx, b.board, nil, path) }),
+	)
 }
 
 func (b *build) makeDisk(ctx context.Context) error {

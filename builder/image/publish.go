@@ -59,7 +59,7 @@ func (b *build) publish(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, stage := range []string{"kernel", "vmlinuz", "initramfs", "boot-image", "data", "root", "u-boot"} {
+	for _, stage := range []string{"kernel", "vmlinuz", "initramfs", "boot-image", "root", "u-boot"} {
 		if err := b.cache.Prune(stage); err != nil {
 			b.Log("%v", err)
 		}

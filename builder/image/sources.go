@@ -68,8 +68,7 @@ const sourcesIndex = "index.json"
 // when it is complete; what could be downloaded stays in the cache. Of the
 // options it heeds only those that say where things are.
 func CollectSources(ctx context.Context, o Options) ([]SourcePackage, error) {
-	b, err := board.Load(filepath.Join(o.Project, "boards"), o.Board)
-	if err != nil {
+	if _, err := board.Load(filepath.Join(o.Project, "boards"), o.Board); err != nil {
 		return nil, err
 	}
 	manifest := filepath.Join(o.Out, o.Board+".json")
@@ -113,7 +112,7 @@ func CollectSources(ctx context.Context, o Options) ([]SourcePackage, error) {
 			return nil, fmt.Errorf("source %s %s: %w", s.Name, s.Version, err)
 		}
 		if u := m.UBoot.Source; u != nil && u.Name == s.Name && u.Version == s.Version {
-			if err := s.collectOurs(u, src, b, filepath.Join(tmp, s.Folder)); err != nil {
+			if err := s.collectOurs(u, src, o.Project, filepath.Join(tmp, s.Folder)); err != nil {
 				return nil, fmt.Errorf("what %s was built from: %w", UBootFile, err)
 			}
 		}
@@ -163,7 +162,7 @@ func (s *SourcePackage) collect(src *debian.Source, dir string) error {
 }
 
 // collectOurs adds the project's part in U-Boot, its patches and options.
-func (s *SourcePackage) collectOurs(u *Source, src *debian.Source, b *board.Board, dir string) error {
+func (s *SourcePackage) collectOurs(u *Source, src *debian.Source, project, dir string) error {
 	if err := u.check(src); err != nil {
 		return err
 	}
@@ -171,14 +170,13 @@ func (s *SourcePackage) collectOurs(u *Source, src *debian.Source, b *board.Boar
 		if slices.ContainsFunc(src.Files, func(f debian.File) bool { return f.Name == name }) {
 			continue
 		}
-		to := filepath.Join("boards", b.Name, name)
-		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(to)), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755); err != nil {
 			return err
 		}
-		if err := copyFile(filepath.Join(b.Dir, name), filepath.Join(dir, to)); err != nil {
+		if err := copyFile(filepath.Join(project, name), filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("%v: check out the commit that the image was built from, or build it again", err)
 		}
-		if err := s.add(dir, to, sum); err != nil {
+		if err := s.add(dir, name, sum); err != nil {
 			return fmt.Errorf("%w: check out the commit that the image was built from, or build it again", err)
 		}
 	}

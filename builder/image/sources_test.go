@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/exosite/gwe/builder/board"
 	"github.com/exosite/gwe/builder/debian"
 )
 
@@ -33,7 +32,7 @@ func sum(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(tex
 func TestCollect(t *testing.T) {
 	cache, project := t.TempDir(), t.TempDir()
 	for path, text := range map[string]string{
-		filepath.Join(cache, "x_1.dsc"): "the description", filepath.Join(cache, "x_1.tar.xz"): "the source", filepath.Join(project, "u-boot/fix.patch"): "a patch",
+		filepath.Join(cache, "x_1.dsc"): "the description", filepath.Join(cache, "x_1.tar.xz"): "the source", filepath.Join(project, "boards/x/u-boot/fix.patch"): "a patch",
 	} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -46,9 +45,8 @@ func TestCollect(t *testing.T) {
 		{Name: "x_1.dsc", SHA256: sum("the description"), Path: filepath.Join(cache, "x_1.dsc")},
 		{Name: "x_1.tar.xz", SHA256: sum("the source"), Path: filepath.Join(cache, "x_1.tar.xz")},
 	}}
-	b := &board.Board{Name: "x", Dir: project}
 	compiled := func(more ...string) *Source {
-		s := &Source{SHA256: map[string]string{"x_1.dsc": sum("the description"), "x_1.tar.xz": sum("the source"), "u-boot/fix.patch": sum("a patch")}}
+		s := &Source{SHA256: map[string]string{"x_1.dsc": sum("the description"), "x_1.tar.xz": sum("the source"), "boards/x/u-boot/fix.patch": sum("a patch")}}
 		for i := 0; i < len(more); i += 2 {
 			s.SHA256[more[i]] = more[i+1]
 		}
@@ -60,8 +58,8 @@ func TestCollect(t *testing.T) {
 		want     string
 	}{
 		{"as it was", compiled(), ""},
-		{"a patch has changed", compiled("u-boot/fix.patch", hash("0")), "boards/x/u-boot/fix.patch has SHA-256 " + sum("a patch") + ", want " + hash("0") + ": check out the commit"},
-		{"a patch is gone", compiled("u-boot/old.patch", hash("0")), "u-boot/old.patch: no such file or directory: check out the commit"},
+		{"a patch has changed", compiled("boards/x/u-boot/fix.patch", hash("0")), "boards/x/u-boot/fix.patch has SHA-256 " + sum("a patch") + ", want " + hash("0") + ": check out the commit"},
+		{"a patch is gone", compiled("boards/x/u-boot/old.patch", hash("0")), "u-boot/old.patch: no such file or directory: check out the commit"},
 		{"another source", compiled("x_1.tar.xz", hash("0")), "another archive made it"},
 	} {
 		dir := filepath.Join(t.TempDir(), "x_1")
@@ -69,7 +67,7 @@ func TestCollect(t *testing.T) {
 		if err := s.collect(src, dir); err != nil {
 			t.Fatal(err)
 		}
-		err := s.collectOurs(tt.compiled, src, b, dir)
+		err := s.collectOurs(tt.compiled, src, project, dir)
 		if tt.want != "" {
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%s: got %v, want %s", tt.name, err, tt.want)

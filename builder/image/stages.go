@@ -69,7 +69,15 @@ func (b *build) buildUBoot(ctx context.Context) (string, error) {
 			return "", err
 		}
 		key = append(key, f.SHA256)
-		b.manifest.UBoot.Source.SHA256[name] = f.SHA256
+		// Below the project: a board may take another one's.
+		b.manifest.UBoot.Source.SHA256[path.Join("boards", b.board.Name, name)] = f.SHA256
+	}
+	for _, tool := range []string{"gcc", "ld"} { // the packages' versions are not those of what they depend on
+		version, err := hosttool.Tool{}.Output(ctx, how.Cross+tool, "--version")
+		if err != nil {
+			return "", err
+		}
+		key = append(key, version)
 	}
 	return b.cache.Get(ctx, "u-boot", b.key(how.Packages, key...), func(tmp string) error {
 		work := filepath.Join(tmp, "build")
@@ -250,13 +258,11 @@ func (b *build) makeBootImage(ctx context.Context) error {
 	return err
 }
 
-// makeData makes the empty file system of the data partition.
+// makeData makes the empty file system of the data partition, which bears the
+// same time in all builds.
 func (b *build) makeData(ctx context.Context) error {
-	dir, err := b.cache.Get(ctx, "data", b.key([]string{"e2fsprogs"}), func(tmp string) error {
-		return disk.WriteData(ctx, oldest, filepath.Join(tmp, "data.ext4"))
-	})
-	b.data = filepath.Join(dir, "data.ext4")
-	return err
+	b.data = filepath.Join(b.tmp, "data.ext4")
+	return disk.WriteData(ctx, oldest, b.data)
 }
 
 // makeRoot merges the overlays, their packages and programs into the root.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -75,8 +76,8 @@ func TestFieldbus(t *testing.T) {
 		if got := m.runs("modprobe no_such_module; echo $?"); !strings.HasSuffix(got, "1") {
 			t.Errorf("modprobe of nothing: %q", got)
 		}
-		if got := m.runs("awk '/^RssAnon/{print $2}' /proc/1/status"); len(got) > 4 {
-			t.Errorf("PID 1 has %s kB", got)
+		if kb, err := strconv.Atoi(m.runs("awk '/^RssAnon/{print $2}' /proc/1/status")); err != nil || kb > 6<<10 {
+			t.Errorf("PID 1 has %d kB, want at most 6 MB; %v", kb, err)
 		}
 		io.WriteString(m, "poweroff\n")
 		m.poweredOff()

@@ -230,7 +230,7 @@ type machine struct {
 // boot starts a machine with the card. It ends with the test.
 func (c *card) boot(t *testing.T, change ...func(*qemu.Options)) *machine {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	o := qemu.Options{
 		Board: c.board, Image: c.path, Scratch: t.TempDir(),
 		UBoot: filepath.Join(c.out, c.Board, image.UBootFile),

@@ -87,7 +87,7 @@ fi
 
 for slot in "${order}"; do
   echo "gwe: slot=${slot} why=${why} seq=${SEQ} trial=${T_LEFT} left=${A_LEFT}/${B_LEFT}"
-  setenv bootargs "${console_args} gpt panic=5 quiet gwe.slot=${slot} gwe.script=1 ${gwe_args}"
+  setenv bootargs "${console_args} gpt panic=5 quiet watchdog.stop_on_reboot=0 gwe.slot=${slot} gwe.script=1 ${gwe_args}"
   setenv kst; setenv size
   part start ${devtype} ${devnum} kernel_${slot} kst
   if run load_image; then

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ func phases() []phase {
 		{name: "load the drivers", run: loadDrivers},
 		{name: "grow the data partition", run: growPartition},
 		{name: "mount /data", run: mountData, limit: repairLimit + time.Minute},
+		{name: "have /data in memory at least", run: mountMemory},
 		{name: "grow the file system of /data", run: growData, limit: growLimit},
 		{name: "make the folders of /data", run: makeFolders},
 		{name: "restore the identity", run: restoreIdentity},
@@ -64,6 +66,7 @@ type system struct {
 
 	programs *os.File // the cgroup for all programs; nil if there is none
 
+	noData   atomic.Bool // /data is memory
 	watchdog watchdog
 	tick     <-chan time.Time // when the main loop has to pet it
 }
@@ -268,6 +271,25 @@ func refillSlot(s *system) error {
 		logInfo("slot %s is on trial", s.slot)
 	}
 	return nil
+}
+
+// keepBoots gives the confirmed slot, if that is the one that runs, all its
+// boots back before this one is ready. A trial is not helped: it has to prove
+// itself within its boots.
+func (s *system) keepBoots() error {
+	part, err := ubenv.Open(partition(slot.StatePartition))
+	if err != nil {
+		return err
+	}
+	defer part.Close()
+	_, err = slot.NewStore(part).Update(func(st *slot.State) error {
+		if st.Good != s.slot {
+			return nil
+		}
+		_, err := st.Refill(s.slot)
+		return err
+	})
+	return err
 }
 
 // reportReady prints the line that production and tests wait for.

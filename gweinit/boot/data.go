@@ -72,35 +72,48 @@ func (s *system) dataFS() data.FS {
 		Blank:  blankData,
 		Target: "/data",
 		E2fsck: func(ctx context.Context, output io.Writer, args ...string) (int, error) {
+			// It may take long, and who takes a gateway for dead switches it off
+			// and on: that must not use up the slot's boots.
+			if err := s.keepBoots(); err != nil {
+				logError("refill the boots of the good slot: %v", err)
+			}
 			return s.run(ctx, output, append([]string{"/usr/sbin/e2fsck"}, args...)...)
 		},
 		Log: logError, // each line of it is out of the ordinary
 	}
 }
 
-// mountData mounts the data partition, or memory in its place: then settings
-// and apps are gone until the next boot, but the gateway is there.
+// mountData mounts the data partition.
 func mountData(s *system) error {
 	ctx, cancel := context.WithTimeout(context.Background(), repairLimit)
 	defer cancel()
-	_, err := s.dataFS().Mount(ctx)
-	if err == nil {
+	if _, err := s.dataFS().Mount(ctx); err != nil {
+		return err
+	}
+	if s.noData.Load() { // memory is there by now, and programs use it
+		return errors.Join(errors.New("mounted too late"), unix.Unmount("/data", unix.MNT_DETACH))
+	}
+	return nil
+}
+
+// mountMemory mounts memory in the place of a data partition that is not there:
+// then settings and apps are gone until the next boot, but the gateway is up.
+func mountMemory(s *system) error {
+	var root, here unix.Stat_t
+	if err := errors.Join(unix.Stat("/", &root), unix.Stat("/data", &here)); err != nil {
+		return err
+	}
+	if root.Dev != here.Dev {
 		return nil
 	}
-	memory := mount{"tmpfs", "/data", "tmpfs", safe, "mode=0755,size=25%"}
-	if err2 := memory.mount(); err2 != nil {
-		return errors.Join(err, err2)
-	}
-	return fmt.Errorf("%w; going on with /data in memory", err)
+	s.noData.Store(true)
+	logError("going on with /data in memory")
+	return mount{"tmpfs", "/data", "tmpfs", safe, "mode=0755,size=25%"}.mount()
 }
 
 // growData grows the file system to its partition.
 func growData(s *system) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs("/data", &st); err != nil {
-		return err
-	}
-	if st.Type != unix.EXT4_SUPER_MAGIC { // memory
+	if s.noData.Load() {
 		return nil
 	}
 	return s.dataFS().Grow()

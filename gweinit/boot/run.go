@@ -39,14 +39,15 @@ func (s *system) run(ctx context.Context, output io.Writer, argv ...string) (int
 		defer close(copied)
 		io.Copy(output, r)
 	}()
-	select {
-	case <-p.Done():
-	case <-ctx.Done():
-		// Its whole session: what it started may hold the pipe open.
-		syscall.Kill(-p.PID, syscall.SIGKILL)
-		return 0, fmt.Errorf("%s: %w", argv[0], ctx.Err())
+	// What it has started may hold the pipe open.
+	for _, ended := range []<-chan struct{}{p.Done(), copied} {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			syscall.Kill(-p.PID, syscall.SIGKILL) // its whole session
+			return 0, fmt.Errorf("%s: %w", argv[0], ctx.Err())
+		}
 	}
-	<-copied
 	status := p.Status()
 	if status.Signaled() {
 		return 0, fmt.Errorf("%s: ended by signal %v", argv[0], status.Signal())

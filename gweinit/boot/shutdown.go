@@ -44,7 +44,7 @@ func (s *system) shutdown(command uint32) {
 		}
 	}
 	// A reboot that hangs in the kernel is ended by the watchdog, which nobody
-	// pets any more.
+	// pets any more. A machine that is to be off stays off.
 	if command != unix.LINUX_REBOOT_CMD_RESTART {
 		if err := s.watchdog.disarm(); err != nil {
 			logError("%s: stop the watchdog: %v", name, err)

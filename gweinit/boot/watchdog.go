@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +20,9 @@ const watchdogTimeout = 60 * time.Second
 const petInterval = 5 * time.Second
 
 // watchdog is the kernel's (Documentation/watchdog/watchdog-api.rst). The zero
-// one does nothing.
-type watchdog struct{ dev *os.File }
+// one does nothing. A reboot does not stop it (boot.scr says so to the kernel),
+// so that it ends one that hangs.
+type watchdog struct{ dev atomic.Pointer[os.File] }
 
 // startWatchdog opens the board's watchdog, or the kernel's own in software
 // where there is none.
@@ -37,12 +39,12 @@ func startWatchdog(s *system) error {
 	if err != nil {
 		return err
 	}
-	s.watchdog.dev = dev
-	// One that keeps its own time, or takes no time at all, still is a watchdog.
+	s.watchdog.dev.Store(dev) // open, it runs
+	// One that keeps its own time still is a watchdog.
 	if err := unix.IoctlSetPointerInt(int(dev.Fd()), unix.WDIOC_SETTIMEOUT, int(watchdogTimeout.Seconds())); err != nil {
 		return fmt.Errorf("set the time of /dev/%s to %v: %w", name, watchdogTimeout, err)
 	}
-	return s.watchdog.pet()
+	return nil
 }
 
 // softwareWatchdog is how the module softdog introduces itself.
@@ -79,18 +81,20 @@ func chooseWatchdog(class string, soft bool) (string, error) {
 // pet tells the watchdog that the main loop is alive. Only that one may call
 // it.
 func (w *watchdog) pet() error {
-	if w.dev == nil {
+	dev := w.dev.Load()
+	if dev == nil {
 		return nil
 	}
-	_, err := w.dev.Write([]byte{0})
+	_, err := dev.Write([]byte{0})
 	return err
 }
 
 // disarm stops the watchdog, for a machine that is to stay off.
 func (w *watchdog) disarm() error {
-	if w.dev == nil {
+	dev := w.dev.Swap(nil)
+	if dev == nil {
 		return nil
 	}
-	_, err := w.dev.WriteString("V")
-	return errors.Join(err, w.dev.Close())
+	_, err := dev.WriteString("V")
+	return errors.Join(err, dev.Close())
 }

@@ -51,7 +51,8 @@ func TestPetsDuringPhases(t *testing.T) {
 	}
 	defer r.Close()
 	tick := make(chan time.Time)
-	s := &system{watchdog: watchdog{w}, tick: tick}
+	s := &system{tick: tick}
+	s.watchdog.dev.Store(w)
 	err = s.do(phase{run: func(*system) error {
 		for range 3 {
 			tick <- time.Time{}

@@ -36,17 +36,19 @@ type FS struct {
 var errDamaged = errors.New("damaged")
 
 // Mount mounts the file system. If that is damaged, it is checked first, and
-// re-created from the blank one when it is beyond repair: then what was on it
-// is lost, and recreated is true.
+// re-created from the blank one when it is beyond repair: when it cannot be
+// mounted after the check either, and that is not because the disk fails. Then
+// what was on it is lost, and recreated is true.
 func (f FS) Mount(ctx context.Context) (recreated bool, err error) {
 	err = f.mountSound()
 	if errors.Is(err, errDamaged) && !errors.Is(err, errUnfinished) {
 		f.Log("%v; checking it", err)
-		if err = f.check(ctx); err == nil {
+		err = f.check(ctx)
+		if err == nil || errors.Is(err, errDamaged) { // errors that are left may be bearable
 			err = f.mount()
 		}
 	}
-	if !errors.Is(err, errDamaged) {
+	if !errors.Is(err, errDamaged) || errors.Is(err, unix.EIO) {
 		return false, err
 	}
 	f.Log("%v; beyond repair, so it is re-created, empty", err)
@@ -95,7 +97,8 @@ func (f FS) mount() error {
 	case nil:
 		return nil
 	case unix.EUCLEAN, unix.EBADMSG, unix.EINVAL, unix.EIO:
-		// EFSCORRUPTED, EFSBADCRC, and ext4's older words for the same.
+		// EFSCORRUPTED, EFSBADCRC, and ext4's older words for the same. EIO
+		// may also be the disk's.
 		return fmt.Errorf("mount %s on %s: %w: %w", f.Device, f.Target, errDamaged, err)
 	}
 	return fmt.Errorf("mount %s on %s: %w", f.Device, f.Target, err)
@@ -165,7 +168,7 @@ func (f FS) recreate(ctx context.Context) error {
 	if size > room {
 		return fmt.Errorf("re-create %s: it has %d bytes, the blank file system %d", f.Device, room, size)
 	}
-	if err := recreate(ctx, dev, blank, size); err != nil {
+	if err := writeBlank(ctx, dev, blank, size); err != nil {
 		return fmt.Errorf("re-create %s from %s: %w", f.Device, f.Blank, err)
 	}
 	return dev.Close()

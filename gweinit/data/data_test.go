@@ -312,19 +312,19 @@ func TestMountKeepsTheData(t *testing.T) {
 		{"e2fsck was canceled", "ssv state 2", func(g *gateway) { g.E2fsck = fake(32|4, nil) }, "e2fsck -f -y DEV: exit status 36"},
 		{"no libraries for e2fsck", "ssv state 2", func(g *gateway) { g.E2fsck = fake(127, nil) }, "exit status 127"},
 		{"no mount point", "ssv mtime now", func(g *gateway) { g.Target += "/none" }, "mount DEV on TARGET: no such file or directory"},
-		{"no blank", "ssv state 2", func(g *gateway) { g.E2fsck = fake(4, nil) }, "open the blank file system: open /nonexistent/blank: no such file or directory"},
-		{"a blank that is too large", "ssv state 2", func(g *gateway) {
+		{"no blank", "clri <2>", func(g *gateway) { g.E2fsck = fake(4, nil) }, "open the blank file system: open /nonexistent/blank: no such file or directory"},
+		{"a blank that is too large", "clri <2>", func(g *gateway) {
 			g.E2fsck, g.Blank = fake(4, nil), mke2fs(g.t, 31*mib)
 		}, "re-create DEV: it has 31457280 bytes, the blank file system 32505856"},
-		{"a blank that is none", "ssv state 2", func(g *gateway) {
+		{"a blank that is none", "clri <2>", func(g *gateway) {
 			g.E2fsck, g.Blank = fake(4, nil), mke2fs(g.t, 2*mib)
 			tool(g.t, "dd", "if=/dev/zero", "of="+g.Blank, "bs=4096", "count=1", "conv=notrunc", "status=none")
 		}, "the blank file system: there is no superblock"},
-		{"a part of a blank", "ssv state 2", func(g *gateway) {
+		{"a part of a blank", "clri <2>", func(g *gateway) {
 			g.E2fsck, g.Blank = fake(4, nil), mke2fs(g.t, 9*mib)
 			tool(g.t, "truncate", "-s", "8M", g.Blank)
 		}, "the blank file system has 8388608 bytes and should have 9437184"},
-		{"the time is up before the re-creation", "ssv state 2", func(g *gateway) {
+		{"the time is up before the re-creation", "clri <2>", func(g *gateway) {
 			g.Blank = mke2fs(g.t, 30*mib)
 			g.E2fsck = func(ctx context.Context, _ io.Writer, _ ...string) (int, error) {
 				<-ctx.Done()
@@ -346,7 +346,9 @@ func TestMountKeepsTheData(t *testing.T) {
 			if recreated || err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("re-created %v, %v; want %q", recreated, err, want)
 			}
-			if !bytes.Equal(content(t, g.Device), before) {
+			// The kernel may note in superblock and journal what it has found.
+			after := content(t, g.Device)
+			if !bytes.Contains(after, big[:100<<10]) || !bytes.Equal(after[:1024], before[:1024]) {
 				t.Error("the partition was written to")
 			}
 		})
@@ -387,6 +389,18 @@ func TestMountNoDisk(t *testing.T) {
 }
 
 // A file system that e2fsck finds sound and the kernel does not mount.
+// e2fsck has left errors, but what can be mounted is not thrown away.
+func TestMountWithErrorsLeft(t *testing.T) {
+	g := newGateway(t, loop(t, mke2fs(t, 30*mib)))
+	g.fill()
+	g.unmount()
+	debugfs("ssv state 2")(t, g.Device)
+	g.E2fsck = func(context.Context, io.Writer, ...string) (int, error) { return 4, nil }
+	if recreated, err := g.Mount(t.Context()); err != nil || recreated || g.has() != "all" {
+		t.Errorf("re-created %v, %v, files: %s", recreated, err, g.has())
+	}
+}
+
 func TestMountAfterUselessCheck(t *testing.T) {
 	g := newGateway(t, loop(t, mke2fs(t, 30*mib)))
 	g.fill()

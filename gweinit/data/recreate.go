@@ -9,12 +9,12 @@ import (
 	"github.com/exosite/gwe/gweinit/ubenv"
 )
 
-// recreate writes the blank file system, size bytes, to dev.
+// writeBlank writes the blank file system, size bytes, to dev.
 //
 // When the power goes, it is begun anew at the next boot: while it is not
 // complete, the partition starts with a mark. Without that, e2fsck would find
 // copies of the old superblock further back and make one file system of both.
-func recreate(ctx context.Context, dev ubenv.Device, blank io.ReaderAt, size int64) error {
+func writeBlank(ctx context.Context, dev ubenv.Device, blank io.ReaderAt, size int64) error {
 	head := make([]byte, headSize)
 	if _, err := blank.ReadAt(head, 0); err != nil {
 		return fmt.Errorf("read the blank file system: %w", err)

@@ -19,7 +19,7 @@ func TestPowerCutDuringRecreate(t *testing.T) {
 	copy(old[mib:], noise(2*mib))
 	again := 0
 	n, err := powercut.Each(powercut.New(bytes.NewReader(old), int64(len(old))), func(d *powercut.Disk) error {
-		return recreate(t.Context(), d, bytes.NewReader(blank), int64(len(blank)))
+		return writeBlank(t.Context(), d, bytes.NewReader(blank), int64(len(blank)))
 	}, func(name string, d *powercut.Disk, recreateErr error) {
 		got := make([]byte, len(old))
 		if _, err := d.ReadAt(got, 0); err != nil {
@@ -35,7 +35,7 @@ func TestPowerCutDuringRecreate(t *testing.T) {
 			if again%20 != 0 { // enough to know that it can be begun at any point
 				return
 			}
-			if err := recreate(t.Context(), d, bytes.NewReader(blank), int64(len(blank))); err != nil {
+			if err := writeBlank(t.Context(), d, bytes.NewReader(blank), int64(len(blank))); err != nil {
 				t.Errorf("%s: again: %v", name, err)
 			}
 		case !bytes.Equal(got[headSize:], old[headSize:]):
@@ -104,7 +104,7 @@ func TestRecreateOnBadDisk(t *testing.T) {
 		{"sync", 0, "sync: input/output error"},
 	} {
 		d := badDisk{powercut.New(bytes.NewReader(old), int64(len(old))), tt.bad, tt.what}
-		err := recreate(t.Context(), d, bytes.NewReader(blank), int64(len(blank)))
+		err := writeBlank(t.Context(), d, bytes.NewReader(blank), int64(len(blank)))
 		if tt.want == "" {
 			if err != nil {
 				t.Errorf("%s at %d: %v", tt.what, tt.bad, err)
@@ -130,7 +130,7 @@ func TestRecreateIsCanceled(t *testing.T) {
 	blank := content(t, mke2fs(t, 6*mib))
 	ctx, cancel := context.WithCancel(t.Context())
 	d := powercut.New(nil, 8*mib)
-	err := recreate(ctx, cancelAt{d, 2 * mib, cancel}, bytes.NewReader(blank), int64(len(blank)))
+	err := writeBlank(ctx, cancelAt{d, 2 * mib, cancel}, bytes.NewReader(blank), int64(len(blank)))
 	head := make([]byte, headSize)
 	d.ReadAt(head, 0)
 	if _, parseErr := parse(head); !errors.Is(err, context.Canceled) || !errors.Is(parseErr, errUnfinished) {

@@ -230,3 +230,18 @@ func TestRemoveAll(t *testing.T) {
 		t.Error("no folder: no error")
 	}
 }
+
+func TestParameters(t *testing.T) {
+	const cmdline = "console=ttyS0 watchdog.stop_on_reboot=0 gwe.slot=a nls-cp437.x=1 nls_cp437.y quiet\n"
+	for file, want := range map[string]string{
+		"/modules/watchdog.ko":  "stop_on_reboot=0",
+		"/modules/nls_cp437.ko": "x=1 y",
+		"/modules/nls-cp437.ko": "x=1 y",
+		"/modules/softdog.ko":   "",
+		"/modules/quiet.ko":     "",
+	} {
+		if got := parameters(cmdline, file); got != want {
+			t.Errorf("%s: got %q, want %q", file, got, want)
+		}
+	}
+}

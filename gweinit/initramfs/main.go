@@ -23,6 +23,7 @@ import (
 // stage is everything that the phases share.
 type stage struct {
 	modules []string  // files, in the order in which they load
+	cmdline string    // the kernel's
 	disk    string    // folder in /sys of the controller of the boot disk
 	slot    slot.Name // that U-Boot has chosen
 	root    string    // its partition
@@ -130,7 +131,8 @@ func findSlot(s *stage) error {
 	if err != nil {
 		return err
 	}
-	for _, arg := range strings.Fields(string(text)) {
+	s.cmdline = string(text)
+	for _, arg := range strings.Fields(s.cmdline) {
 		if v, ok := strings.CutPrefix(arg, "gwe.slot="); ok {
 			s.slot = slot.Name(v)
 		}
@@ -145,20 +147,35 @@ func findSlot(s *stage) error {
 // with a better message.
 func loadModules(s *stage) error {
 	for _, file := range s.modules {
-		if err := loadModule(file); err != nil {
+		if err := loadModule(file, parameters(s.cmdline, file)); err != nil {
 			say("load module %s: %v", filepath.Base(file), err)
 		}
 	}
 	return nil
 }
 
-func loadModule(file string) error {
+// parameters returns what the kernel's command line has for a module, as
+// NAME.PARAMETER=VALUE. The kernel itself heeds that only for what it has built
+// in, and a driver is built in here and a module there.
+func parameters(cmdline, file string) string {
+	name := strings.ReplaceAll(strings.TrimSuffix(filepath.Base(file), ".ko"), "-", "_")
+	var found []string
+	for _, arg := range strings.Fields(cmdline) {
+		module, parameter, ok := strings.Cut(arg, ".")
+		if ok && strings.ReplaceAll(module, "-", "_") == name {
+			found = append(found, parameter)
+		}
+	}
+	return strings.Join(found, " ")
+}
+
+func loadModule(file, parameters string) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := unix.FinitModule(int(f.Fd()), parameters, 0); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	return nil

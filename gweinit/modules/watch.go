@@ -25,7 +25,7 @@ type Watcher struct {
 	lists  *Lists
 	sys    string // /sys
 	loaded func(name string) bool
-	failed map[string]bool // modules whose failure was logged
+	failed map[string]time.Time // modules that did not load, and when
 }
 
 // Run loads modules for the devices that are there, calls settled, if it isn't
@@ -36,7 +36,7 @@ func (w *Watcher) Run(ctx context.Context, settled func()) {
 		settled = func() {}
 	}
 	settled = sync.OnceFunc(settled) // and not again after each error
-	w.sys, w.loaded, w.failed = "/sys", isLoaded, map[string]bool{}
+	w.sys, w.loaded, w.failed = "/sys", isLoaded, map[string]time.Time{}
 	dir, err := runningDir()
 	if err == nil {
 		w.lists, err = Read(dir)
@@ -122,18 +122,24 @@ func (w *Watcher) coldplug() []string {
 	return aliases
 }
 
+// failedFor is how long a module is left alone that did not load: a driver that
+// hangs, for a device with a bad contact, must not keep all others waiting.
+const failedFor = 10 * time.Minute
+
 // loadFor loads the modules for devices with these modaliases, if the image
-// has any and they are not loaded. A failure is logged once per module: a
-// device with many interfaces, or a bad contact, would fill the log.
+// has any and they are not loaded.
 func (w *Watcher) loadFor(aliases ...string) {
 	names, err := w.lists.Find(aliases...)
 	if err != nil {
 		w.Log("modules for devices: %v", err)
 	}
 	for _, name := range slices.DeleteFunc(names, w.loaded) {
-		if err := w.Load(name); err != nil && !w.failed[name] {
-			w.failed[name] = true
-			w.Log("module %s: %v", name, err)
+		if at, ok := w.failed[name]; ok && time.Since(at) < failedFor {
+			continue
+		}
+		if err := w.Load(name); err != nil {
+			w.failed[name] = time.Now()
+			w.Log("module %s: %v; not again for %v", name, err, failedFor)
 		}
 	}
 }

@@ -61,7 +61,7 @@ func watcher(t *testing.T, sys string, k *kernel) (*Watcher, *[]string) {
 	return &Watcher{
 		Load:  func(name string) error { return k.insert(name+".ko", "") },
 		Log:   func(format string, args ...any) { log = append(log, fmt.Sprintf(format, args...)) },
-		lists: read(t, debian), sys: sys, loaded: k.isLoaded, failed: map[string]bool{},
+		lists: read(t, debian), sys: sys, loaded: k.isLoaded, failed: map[string]time.Time{},
 	}, &log
 }
 
@@ -84,7 +84,7 @@ func TestColdplug(t *testing.T) {
 	}
 }
 
-// A module that fails is tried for each device, but logged once.
+// A module that fails is left alone for a while, and logged as often as tried.
 func TestLoadFor(t *testing.T) {
 	k := newKernel("can cp210x")
 	w, log := watcher(t, t.TempDir(), k)
@@ -93,13 +93,14 @@ func TestLoadFor(t *testing.T) {
 		w.loadFor("usb:v10C4pEA60d0100dc00dsc00dp00icFFisc00ip00in00")
 		w.loadFor()
 	}
-	if got := strings.Join(k.log, " "); got != "!can ftdi_sio !cp210x !can !cp210x" {
+	if got := strings.Join(k.log, " "); got != "!can ftdi_sio !cp210x" {
 		t.Errorf("loads: %s", got)
 	}
-	if got := strings.Join(*log, "; "); got != "module can: no such device; module cp210x: no such device" {
+	if got := strings.Join(*log, "; "); got != "module can: no such device; not again for 10m0s; module cp210x: no such device; not again for 10m0s" {
 		t.Errorf("log: %s", got)
 	}
-	k.failing["can"] = false // the next device may have more luck
+	k.failing["can"] = false // a device that comes later may have more luck
+	w.failed["can"] = w.failed["can"].Add(-failedFor)
 	w.loadFor("net-pf-29")
 	if got := k.log[len(k.log)-1]; got != "can" {
 		t.Errorf("retried: %s", got)
