@@ -77,7 +77,7 @@ func TestBoots(t *testing.T) {
 
 // PID 1 lives through what programs do to it.
 func TestPID1Survives(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		m := b.card(t).boot(t)
 		m.ready(b, slot.A)
 		m.shell()
@@ -107,7 +107,7 @@ func TestPID1Survives(t *testing.T) {
 
 // A fork bomb takes neither PID 1 nor the way to reboot.
 func TestForkBomb(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		m := b.card(t).boot(t)
 		m.ready(b, slot.A)
 		m.shell()
@@ -126,7 +126,7 @@ func TestForkBomb(t *testing.T) {
 // The smallest machine of the target class.
 func TestSmallMemory(t *testing.T) {
 	least := map[string]int{"qemu-arm64": 96, "qemu-arm": 128, "qemu-mipsel": 64, "qemu-mips64el": 64}
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		m := b.card(t).boot(t, func(o *qemu.Options) { o.Memory = least[b.Board] })
 		m.ready(b, slot.A)
 		m.shell()
@@ -140,7 +140,7 @@ func TestSmallMemory(t *testing.T) {
 // Without the overlay for development the console takes no input, and the
 // ready line is its last.
 func TestQuietConsole(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		out := t.TempDir()
 		manifest, err := buildImage(out, b.Board, "base", "busybox")
 		if err != nil {
@@ -166,7 +166,7 @@ func TestQuietConsole(t *testing.T) {
 // The boot image of slot A rots: U-Boot refuses it and, when its boots are
 // used up, takes slot B, which Linux then makes the confirmed one.
 func TestFallsBackFromACorruptKernel(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.copySlot(t)
 		st := slot.Fresh(slot.A, slot.Good)
@@ -190,7 +190,7 @@ func TestFallsBackFromACorruptKernel(t *testing.T) {
 
 // The root of slot A rots: Linux cannot mount it, and each attempt is counted.
 func TestFallsBackFromACorruptRoot(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.copySlot(t)
 		st := slot.Fresh(slot.A, slot.Good)
@@ -210,7 +210,7 @@ func TestFallsBackFromACorruptRoot(t *testing.T) {
 // A trial that nobody confirms gets its three boots, then the confirmed slot
 // is back.
 func TestUnconfirmedTrialEnds(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.copySlot(t)
 		st := slot.Fresh(slot.A, slot.Writing)
@@ -234,7 +234,7 @@ func TestUnconfirmedTrialEnds(t *testing.T) {
 // Both copies of the boot state rot: the gateway comes up and writes them
 // anew.
 func TestLostBootState(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.damage(t, slot.StatePartition, 0, slot.CopySize)
 		c.damage(t, slot.StatePartition, slot.SecondCopy, slot.CopySize)
@@ -271,7 +271,7 @@ func TestLinuxWithATornTable(t *testing.T) {
 func TestSecondDiskIsIgnored(t *testing.T) {
 	const virtio, ide = "-drive if=none,id=second,format=raw,file=%s -device virtio-blk-device,drive=second", "-drive if=ide,index=2,format=raw,file=%s"
 	second := map[string]string{"qemu-arm64": virtio, "qemu-arm": virtio, "qemu-mipsel": ide, "qemu-mips64el": ide}
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c, other := b.card(t), b.card(t)
 		other.damage(t, slot.A.RootPartition(), 0, 4096)
 		before := other.state(t)
@@ -293,7 +293,7 @@ func TestSecondDiskIsIgnored(t *testing.T) {
 // The power goes again and again, at any moment: the gateway always comes
 // back, with the same slot.
 func TestPowerCutsWhileBooting(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		start := time.Now()
 		whole := func() time.Duration {

@@ -333,7 +333,7 @@ func TestBootSequences(t *testing.T) {
 		{"no state, all refused", "", "ab", "ABABAB"},
 		{"no slot is good, the confirmed one is refused", "SEQ=1 GOOD=b A_STATE=bad B_STATE=bad", "b", "BaBa"},
 	}
-	eachUBoot(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		for _, tt := range cases {
 			c := stubCard(t, b, true)
 			c.setCopies(t, tt.state, "")
@@ -414,7 +414,7 @@ func TestUBootWithATornTable(t *testing.T) {
 
 // No noise on the line stops U-Boot.
 func TestConsoleNoise(t *testing.T) {
-	eachUBoot(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := stubCard(t, b, true)
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()

@@ -184,7 +184,7 @@ func slow(writesPerSecond int) func(*qemu.Options) {
 // The power goes at any moment of the first boot on a larger card.
 func TestPowerCutsWhileGrowing(t *testing.T) {
 	const size = 1 << 30
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.enlarge(t, size)
 		begun := 0
@@ -254,7 +254,7 @@ func (c *card) onData(t *testing.T, command ...string) {
 // The kernel has found an error in /data: at the next boot it is repaired, and
 // what is on it is still there.
 func TestDamagedDataIsRepaired(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		kept := filepath.Join(t.TempDir(), "kept")
 		if err := os.WriteFile(kept, []byte("kept\n"), 0o644); err != nil {
@@ -327,7 +327,7 @@ func TestLostData(t *testing.T) {
 
 // The power goes while /data is made anew: the next boot makes it again.
 func TestPowerCutsWhileDataIsMade(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.damage(t, slot.DataPartition, 0, 30<<20)
 		begun := 0
@@ -366,7 +366,7 @@ func TestPowerCutsWhileDataIsMade(t *testing.T) {
 // The disk cannot read /data: nothing on it is given up, and the gateway is up
 // without it.
 func TestUnreadableData(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		last := c.Partitions[len(c.Partitions)-1]
 		rules := filepath.Join(t.TempDir(), "blkdebug")
@@ -398,7 +398,7 @@ func TestUnreadableData(t *testing.T) {
 
 // /data is full: the gateway comes up all the same.
 func TestFullData(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		m := c.boot(t)
 		m.ready(b, slot.A)

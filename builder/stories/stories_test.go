@@ -25,12 +25,40 @@ import (
 
 const project = "../.."
 
-// boards are those that the stories run on; the Makefile names them.
-var boards = strings.Fields(cmp.Or(os.Getenv("story_boards"), "qemu-arm64"))
+// The Makefile says which boards the stories run on: some on all of them, and
+// those about what is the same on every board on the thorough ones only.
+var (
+	boards   = strings.Fields(cmp.Or(os.Getenv("story_boards"), "qemu-arm64"))
+	thorough = strings.Fields(cmp.Or(os.Getenv("thorough_boards"), "qemu-arm64"))
+)
 
-// eachBoard runs a story on all boards at once, or on those among them that
-// have what it needs.
+// eachBoard runs a story on all boards, or on those among them that have what
+// it needs.
 func eachBoard(t *testing.T, story func(t *testing.T, b *build), among ...string) {
+	on(t, boards, story, among...)
+}
+
+// eachThorough runs a story on the thorough boards, likewise.
+func eachThorough(t *testing.T, story func(t *testing.T, b *build), among ...string) {
+	on(t, thorough, story, among...)
+}
+
+// eachUBoot runs a story that ends before Linux on the boards, on one of those
+// that share a U-Boot.
+func eachUBoot(t *testing.T, story func(t *testing.T, b *build)) {
+	seen, different := map[string]bool{}, []string{}
+	for _, name := range boards {
+		if u := buildOf(t, name).UBoot.SHA256; !seen[u] {
+			seen[u] = true
+			different = append(different, name)
+		}
+	}
+	on(t, different, story)
+}
+
+// on lets stories overlap: a machine that waits leaves the processor to others.
+func on(t *testing.T, boards []string, story func(t *testing.T, b *build), among ...string) {
+	t.Parallel()
 	for _, name := range boards {
 		if len(among) > 0 && !slices.Contains(among, name) {
 			continue
@@ -40,19 +68,6 @@ func eachBoard(t *testing.T, story func(t *testing.T, b *build), among ...string
 			story(t, buildOf(t, name))
 		})
 	}
-}
-
-// eachUBoot runs a story that ends before Linux on the boards, on one of those
-// that share a U-Boot.
-func eachUBoot(t *testing.T, story func(t *testing.T, b *build)) {
-	seen, among := map[string]bool{}, []string{}
-	for _, name := range boards {
-		if u := buildOf(t, name).UBoot.SHA256; !seen[u] {
-			seen[u] = true
-			among = append(among, name)
-		}
-	}
-	eachBoard(t, story, among...)
 }
 
 // build is a built image.
