@@ -197,7 +197,7 @@ func TestPowerCutsWhileGrowing(t *testing.T) {
 				}
 				c.read(t, table, size-512)
 			}
-			time.Sleep(time.Duration(i) * 700 * time.Millisecond)
+			time.Sleep(time.Duration(i) * 1500 * time.Millisecond)
 			m.Kill()
 			superblock := make([]byte, 8)
 			c.with(t, slot.DataPartition, func(p partition) {
