@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -335,24 +334,26 @@ func TestPowerCutsWhileDataIsMade(t *testing.T) {
 	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.damage(t, slot.DataPartition, 0, 30<<20)
-		begun := 0
-		for range 4 {
-			m := c.boot(t, slow(20))
-			m.sees("it is re-created, empty")
-			time.Sleep(time.Duration(rand.Int64N(int64(3 * time.Second))))
-			m.Kill()
-			start := make([]byte, 64)
-			c.with(t, slot.DataPartition, func(p partition) {
-				if _, err := p.ReadAt(start, 0); err != nil {
-					t.Fatal(err)
-				}
-			})
-			if strings.Contains(string(start), "being re-created") {
-				begun++
-			}
+		const mark = "being re-created"
+		start := func() string {
+			buf := make([]byte, 64)
+			c.read(t, buf, c.Partitions[len(c.Partitions)-1].Offset)
+			return string(buf)
 		}
-		if begun == 0 {
-			t.Error("no cut hit the writing")
+		for i := range 3 {
+			m := c.boot(t, slow(10))
+			m.sees("re-created, empty|" + mark)
+			for !strings.Contains(start(), mark) {
+				if m.ctx.Err() != nil {
+					t.Fatalf("it is not made:\n%s", m.Tail(20))
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(time.Duration(i) * 700 * time.Millisecond)
+			m.Kill()
+			if !strings.Contains(start(), mark) {
+				t.Error("the cut was too late")
+			}
 		}
 		m := c.boot(t)
 		if rest := m.ready(b, slot.A); rest != "" {
