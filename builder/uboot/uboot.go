@@ -50,12 +50,13 @@ func Script(b *board.Board) string {
 	} {
 		fmt.Fprintf(&s, "setenv %s %s\n", v.name, v.value)
 	}
-	for line := range strings.Lines(bootScript) {
+	script := strings.NewReplacer("@LOAD@", loadImage[b.UBoot.Format], "@BOOT@", b.BootCommands).Replace(bootScript)
+	for line := range strings.Lines(script) {
 		if !strings.HasPrefix(strings.TrimSpace(line), "#") { // comments cost time and flash
 			s.WriteString(line)
 		}
 	}
-	return strings.NewReplacer("@LOAD@", loadImage[b.UBoot.Format], "@BOOT@", b.BootCommands).Replace(s.String())
+	return s.String()
 }
 
 // WriteScript writes boot.scr, which U-Boot sources and whose header bears the
