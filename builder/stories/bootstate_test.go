@@ -402,6 +402,9 @@ func TestUBootWithATornTable(t *testing.T) {
 		if booted, why, text := c.firstBoot(t); booted != slot.A || why != "good" {
 			t.Errorf("with the backup: %s %s\n%s", booted, why, text)
 		}
+		if b.board.Firmware != nil {
+			return // that one does not find U-Boot then; QEMU starts it all the same
+		}
 		if _, err := disk.WriteAt(zero, disk.size-33*512); err != nil {
 			t.Fatal(err)
 		}
