@@ -73,7 +73,7 @@ func (b *build) buildUBoot(ctx context.Context) (string, error) {
 		b.manifest.UBoot.Source.SHA256[path.Join("boards", b.board.Name, name)] = f.SHA256
 	}
 	for _, tool := range []string{"gcc", "ld"} { // the packages' versions are not those of what they depend on
-		version, err := hosttool.Tool{}.Output(ctx, how.Cross+tool, "--version")
+		version, err := hosttool.Tool{Package: strings.Join(how.Packages, ", ")}.Output(ctx, how.Cross+tool, "--version")
 		if err != nil {
 			return "", err
 		}

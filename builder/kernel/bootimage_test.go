@@ -31,6 +31,18 @@ func fit(t *testing.T) BootImage {
 
 var epoch = time.Unix(1700000000, 0)
 
+// list returns what dumpimage says of an image, with single blanks.
+func list(t *testing.T, image string) string {
+	t.Helper()
+	cmd := exec.Command("dumpimage", "-l", image)
+	cmd.Env = append(os.Environ(), "TZ=UTC")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return regexp.MustCompile(`[ \t]+`).ReplaceAllString(string(out), " ")
+}
+
 func TestFIT(t *testing.T) {
 	f := fit(t)
 	dir := t.TempDir()
@@ -38,13 +50,7 @@ func TestFIT(t *testing.T) {
 	if err := f.Write(t.Context(), epoch, out); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("dumpimage", "-l", out)
-	cmd.Env = append(os.Environ(), "TZ=UTC")
-	list, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, list)
-	}
-	got := regexp.MustCompile(`[ \t]+`).ReplaceAllString(string(list), " ")
+	got := list(t, out)
 	for _, want := range []string{
 		"FIT description: gwe boot image",
 		"Created: Tue Nov 14 22:13:20 2023",
@@ -56,7 +62,7 @@ func TestFIT(t *testing.T) {
 		"Default Configuration: 'conf'", "Configuration 0 (conf)", "Kernel: kernel", "Init Ramdisk: ramdisk",
 	} {
 		if !strings.Contains(got, want) {
-			t.Errorf("dumpimage -l has no %q, but\n%s", want, list)
+			t.Errorf("dumpimage -l has no %q, but\n%s", want, got)
 		}
 	}
 	for i, want := range []string{"the kernel", "the initramfs"} {
@@ -96,20 +102,14 @@ func TestLegacy(t *testing.T) {
 	if err := i.Write(t.Context(), epoch, out); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("dumpimage", "-l", out)
-	cmd.Env = append(os.Environ(), "TZ=UTC")
-	list, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, list)
-	}
-	got := regexp.MustCompile(`[ \t]+`).ReplaceAllString(string(list), " ")
+	got := list(t, out)
 	for _, want := range []string{
 		"Image Name: gwe boot image", "Created: Tue Nov 14 22:13:20 2023",
 		"Image Type: AArch64 Linux Multi-File Image (uncompressed)", "Load Address: 00200000", "Entry Point: 00200000",
 		"Image 0: 10 Bytes", "Image 1: 13 Bytes", "Image 2: 21 Bytes", "Image 3: 10 Bytes",
 	} {
 		if !strings.Contains(got, want) {
-			t.Errorf("dumpimage -l has no %q, but\n%s", want, list)
+			t.Errorf("dumpimage -l has no %q, but\n%s", want, got)
 		}
 	}
 	for n, want := range []string{"the kernel", "the initramfs", "the first device tree", "the second"} {
