@@ -1,0 +1,71 @@
+// Package durable writes small files so that a power cut at any moment leaves
+// the one from before or the new one.
+package durable
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// WriteFile makes data the content of the file at path, durably: it is written
+// beside, synced and renamed, and the folder is synced. Only one goroutine of
+// one process may write a path at a time. The error names the path.
+func WriteFile(path string, data []byte, mode os.FileMode) error {
+	if err := writeFile(path, data, mode); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	dir, name := filepath.Split(path)
+	beside := filepath.Join(dir, "."+name+".new")
+	// One that a power cut left may have another mode or owner, or be a link.
+	if err := os.Remove(beside); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(beside) // unless it was renamed
+	defer f.Close()
+	if err := f.Chmod(mode); err != nil { // whatever the umask says
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(beside, path); err != nil {
+		return err
+	}
+	return SyncFolder(filepath.Dir(path))
+}
+
+// Remove removes a file durably. One that is not there is no error.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil {
+		if os.IsNotExist(err) {
+			return nil
+		}
+		return err
+	}
+	return SyncFolder(filepath.Dir(path))
+}
+
+// SyncFolder makes what was renamed or removed in a folder durable.
+func SyncFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
