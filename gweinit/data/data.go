@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -57,6 +58,46 @@ func (f FS) Mount(ctx context.Context) (recreated bool, err error) {
 	}
 	f.Log("%s is an empty file system now", f.Device)
 	return true, f.mount()
+}
+
+// Reset makes the file system, which is not mounted, the blank one. What was on
+// it is lost; where the disk can discard, the rest of the partition is, too.
+func (f FS) Reset(ctx context.Context) error {
+	if err := f.recreate(ctx); err != nil {
+		return err
+	}
+	if err := f.discardRest(); err != nil {
+		// The blocks belong to no file any more.
+		f.Log("%s: discard what is behind the blank file system: %v", f.Device, err)
+	}
+	return nil
+}
+
+// discardRest tells the disk that nothing behind the blank file system is used.
+func (f FS) discardRest() error {
+	blank, err := os.Stat(f.Blank)
+	if err != nil {
+		return err
+	}
+	dev, err := os.OpenFile(f.Device, os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	size, err := dev.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	part := [2]uint64{uint64(blank.Size()), uint64(size - blank.Size())}
+	if part[1] == 0 {
+		return nil
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, dev.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&part)))
+	switch errno {
+	case 0, unix.EOPNOTSUPP, unix.ENOTTY: // a disk that cannot, or a file
+		return nil
+	}
+	return errno
 }
 
 // mountSound mounts what looks sound. The kernel replays the journal.

@@ -150,3 +150,33 @@ func (c cancelAt) WriteAt(p []byte, off int64) (int, error) {
 	}
 	return c.Disk.WriteAt(p, off)
 }
+
+// A reset leaves an empty file system, and nothing of what was on a disk that
+// can discard.
+func TestReset(t *testing.T) {
+	blank := mke2fs(t, 2*mib)
+	old := mke2fs(t, 4*mib)
+	put(t, old, noise(mib), 3*mib) // a file's blocks
+	dev := loop(t, old)
+	g := newGateway(t, dev)
+	g.Blank = blank
+	if err := g.Reset(t.Context()); err != nil || len(g.log) != 0 {
+		t.Fatalf("%v; log: %q", err, g.log)
+	}
+	got := content(t, dev)
+	if !bytes.Equal(got[:2*mib], content(t, blank)) {
+		t.Error("the partition does not start with the blank file system")
+	}
+	if !bytes.Equal(got[2*mib:], make([]byte, 2*mib)) {
+		t.Error("the blocks behind the blank file system still have what was there")
+	}
+	if recreated, err := g.Mount(t.Context()); err != nil || recreated || len(g.ran) != 0 {
+		t.Errorf("mount after the reset: %t, %v; e2fsck ran: %q", recreated, err, g.ran)
+	}
+	// A disk that cannot discard has the new file system, too.
+	g = newGateway(t, mke2fs(t, 3*mib))
+	g.Blank = blank
+	if err := g.Reset(t.Context()); err != nil || len(g.log) != 0 {
+		t.Errorf("without discard: %v; log: %q", err, g.log)
+	}
+}

@@ -31,6 +31,9 @@ const CopySize = 64 << 10
 // "keys/cloud.pem".
 type Record struct {
 	Files map[string][]byte
+	// Reset, unless empty, asks for a factory reset at the next boot, and says
+	// which: it outlives the /data that the reset takes away.
+	Reset string
 
 	// What a later firmware has put into the record and this one does not
 	// know. It is kept: the other slot may need it again.
@@ -52,16 +55,18 @@ func (r Record) String() string {
 //	20  SHA-256 of the 20 bytes before and the entries
 //	52  entries; the rest of the copy is zeros
 //
-// An entry is its kind (1: a file), the length of its name, the length of its
-// data, then name and data. A kind that a firmware does not know is kept as it
-// is, and so is a file with a name that it would not write.
+// An entry is its kind (1: a file, 2: the wish for a reset, without a name), the
+// length of its name, the length of its data, then name and data. A kind that a
+// firmware does not know is kept as it is, and so is a file with a name that it
+// would not write.
 const (
 	magic     = "GWE ID\r\n"
 	version   = 1
 	sumOffset = 20
 	header    = sumOffset + sha256.Size
 
-	kindFile = 1
+	kindFile  = 1
+	kindReset = 2
 )
 
 // entry is one entry of the payload.
@@ -81,6 +86,9 @@ func (r Record) Encode(seq uint32) ([]byte, error) {
 			return nil, err
 		}
 		entries = append(entries, entry{kindFile, []byte(name), r.Files[name]})
+	}
+	if r.Reset != "" {
+		entries = append(entries, entry{kindReset, nil, []byte(r.Reset)})
 	}
 	entries = append(entries, r.unknown...)
 	size := header
@@ -141,9 +149,13 @@ func Decode(buf []byte) (Record, uint32, error) {
 			return Record{}, 0, err
 		}
 		name := string(e.name)
-		if _, twice := r.Files[name]; e.kind == kindFile && !twice && checkName(name) == nil {
+		_, twice := r.Files[name]
+		switch {
+		case e.kind == kindFile && !twice && checkName(name) == nil:
 			r.Files[name] = e.data
-		} else {
+		case e.kind == kindReset && r.Reset == "" && name == "" && len(e.data) > 0:
+			r.Reset = string(e.data)
+		default:
 			r.unknown = append(r.unknown, e)
 		}
 	}

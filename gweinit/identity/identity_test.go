@@ -152,6 +152,27 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
+// The wish for a reset is kept beside the files, and goes when it is cleared.
+func TestReset(t *testing.T) {
+	store := NewStore(newDisk())
+	for _, want := range []string{"settings", ""} {
+		if err := store.Save(Record{Files: files(), Reset: want}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := store.Load()
+		if err != nil || got.Reset != want || len(got.Files) != len(files()) || got.unknown != nil {
+			t.Errorf("got %v, reset %q, %v; want reset %q", got, got.Reset, err, want)
+		}
+	}
+	// A second one, or one with a name, is a later firmware's.
+	got, _, err := Decode(sealed(bytes.Join([][]byte{
+		raw(kindReset, "", "settings"), raw(kindReset, "", "everything"), raw(kindReset, "x", "y"), raw(kindReset, "", ""),
+	}, nil)))
+	if err != nil || got.Reset != "settings" || len(got.unknown) != 3 {
+		t.Errorf("got %q, %d unknown, %v", got.Reset, len(got.unknown), err)
+	}
+}
+
 // What a later firmware has added neither hides the rest nor gets lost.
 func TestUnknownEntries(t *testing.T) {
 	d := newDisk()
