@@ -1,0 +1,51 @@
+package network
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// maxDNS is the C library's limit.
+const maxDNS = 3
+
+// resolvConf returns resolv.conf(5).
+func resolvConf(servers []netip.Addr, search []string) []byte {
+	var b bytes.Buffer
+	b.WriteString("# The network settings of this gateway and DHCP make this file.\n")
+	for _, a := range servers {
+		b.WriteString("nameserver " + a.String() + "\n")
+	}
+	if len(search) > 0 {
+		b.WriteString("search " + strings.Join(search, " ") + "\n")
+	}
+	b.WriteString("options timeout:3 attempts:2\n")
+	return b.Bytes()
+}
+
+// replace makes data the content of a file that others may be reading. A file
+// that has it already is left alone.
+func replace(path string, data []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	dir, name := filepath.Split(path)
+	beside := filepath.Join(dir, "."+name+".new")
+	if err := os.WriteFile(beside, data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(beside, path)
+}
+
+// appendNew appends what is not in the list yet.
+func appendNew[T comparable](list []T, more ...T) []T {
+	for _, v := range more {
+		if !slices.Contains(list, v) {
+			list = append(list, v)
+		}
+	}
+	return list
+}
