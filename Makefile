@@ -22,16 +22,17 @@ help: ## list the targets
 	@echo "  version=...    version of the firmware (default: from the git commit)"
 	@echo "  release=1      refuse what must not reach a customer"
 	@echo "  lock=FILE      the packages of an earlier build, by its out/BOARD.json (default: the newest)"
+	@echo "  provision=FILE settings of the gateway, applied at its first boot, in the image or for the machine of boot"
 	@echo "  mirror=URL...  Debian archive, and its security archive (default: those of the host's apt)"
 	@echo "  until=REGEXP   with boot: end when the console has printed it"
 
 image: $(builder) ## build out/BOARD.img, .img.zst and .json
 	@$(builder) setup -board "$(board)"
-	@$(builder) image -board "$(board)" -overlays "$(overlays)" -version "$(version)" -mirror "$(mirror)" -lock "$(lock)" -release=$(if $(release),true,false)
+	@$(builder) image -board "$(board)" -overlays "$(overlays)" -version "$(version)" -mirror "$(mirror)" -lock "$(lock)" -provision "$(provision)" -release=$(if $(release),true,false)
 
 boot: $(builder) ## boot the built image in QEMU, console on the terminal (Ctrl-A x ends it)
 	@$(builder) setup -board "$(board)" -boot
-	@$(builder) boot -board "$(board)" -until '$(until)'
+	@$(builder) boot -board "$(board)" -until '$(until)' -provision "$(provision)"
 
 sources: $(builder) ## collect the source packages of the built image in out/BOARD-sources
 	@$(builder) setup -board "$(board)"

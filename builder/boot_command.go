@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/exosite/gwe/builder/board"
+	"github.com/exosite/gwe/builder/disk"
 	"github.com/exosite/gwe/builder/image"
 	"github.com/exosite/gwe/builder/qemu"
 )
@@ -27,15 +28,17 @@ without -until; 3 if it did not print it; 1 for any other failure.
   builder boot -board qemu-arm64
   builder boot -board qemu-mipsel -m 64 -snapshot -until 'gweinit: ready' -timeout 60s
   builder boot -board qemu-arm64 -image card.img
+  builder boot -board qemu-arm64 -provision provision.yaml
 `
 
 func bootCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	name := flags.String("board", "", "`name` of the board")
-	disk := flags.String("image", "", "disk image `file` to run; the machine writes to it")
+	card := flags.String("image", "", "disk image `file` to run; the machine writes to it")
 	until := flags.String("until", "", "end when the console has printed what matches this `regexp`")
 	timeout := flags.Duration("timeout", 0, "end after this time (default: 2m with -until, else none)")
 	memory := flags.Int("m", 0, "memory in `MB` (default: the board's)")
 	snapshot := flags.Bool("snapshot", false, "forget what the machine writes")
+	provision := flags.String("provision", "", "provision.yaml `file` to put on the boot partition before")
 	out := flags.String("out", "out", "`folder` of the built images")
 	if err := parse(flags, args); err != nil {
 		return err
@@ -53,15 +56,29 @@ func bootCommand(ctx context.Context, flags *flag.FlagSet, args []string) error 
 	}
 	defer os.RemoveAll(scratch)
 	o := qemu.Options{
-		Board: b, Image: *disk, Memory: *memory, Snapshot: *snapshot, Scratch: scratch,
+		Board: b, Image: *card, Memory: *memory, Snapshot: *snapshot, Scratch: scratch,
 		UBoot: filepath.Join(*out, b.Name, image.UBootFile),
 	}
 	if o.Image == "" {
 		built := filepath.Join(*out, b.Name+".img")
 		if o.Image = built; !*snapshot {
-			if o.Image, err = workingCopy(*out, b.Name); err != nil {
+			if o.Image, err = workingCopy(ctx, *out, b.Name); err != nil {
 				return buildFirst(err, b.Name)
 			}
+		}
+	}
+	if *provision != "" {
+		if *snapshot { // what is not to keep the machine's writes does not keep this one
+			if o.Image, err = sparseCopy(ctx, o.Image, filepath.Join(scratch, "card.img")); err != nil {
+				return err
+			}
+		}
+		text, err := image.ReadProvision(*provision)
+		if err != nil {
+			return err
+		}
+		if err := disk.Provision(ctx, o.Image, text); err != nil {
+			return err
 		}
 	}
 	if *until == "" {
@@ -116,7 +133,7 @@ func runOnTerminal(ctx context.Context, o qemu.Options, timeout time.Duration) e
 
 // workingCopy returns a copy of the board's image that the machine may write
 // to. Its name has the image's hash: another image has another copy.
-func workingCopy(out, board string) (string, error) {
+func workingCopy(ctx context.Context, out, board string) (string, error) {
 	m, err := image.ReadManifest(filepath.Join(out, board+".json"))
 	if err != nil {
 		return "", err
@@ -134,9 +151,16 @@ func workingCopy(out, board string) (string, error) {
 			return "", err
 		}
 	}
-	// Not io.Copy: the copy is to be as sparse as the image.
-	if msg, err := exec.Command("cp", "--sparse=always", filepath.Join(out, m.Image.Name), path+".tmp").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("copy the image: %w: %s", err, msg)
+	if _, err := sparseCopy(ctx, filepath.Join(out, m.Image.Name), path+".tmp"); err != nil {
+		return "", err
 	}
 	return path, os.Rename(path+".tmp", path)
+}
+
+// sparseCopy copies an image to a file, with its holes, which io.Copy fills.
+func sparseCopy(ctx context.Context, image, to string) (string, error) {
+	if msg, err := exec.CommandContext(ctx, "cp", "--sparse=always", image, to).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("copy the image: %w: %s", err, msg)
+	}
+	return to, nil
 }

@@ -29,6 +29,7 @@ the cache has needs no network, the rest has to be on the mirror still.
   builder image -board qemu-mipsel -overlays "base busybox dev" -version 1.2.0
   builder image -board qemu-arm64 -mirror "URL-OF-A-DEBIAN-MIRROR"
   builder image -board qemu-arm64 -lock out/qemu-arm64.json
+  builder image -board qemu-arm64 -provision provision.yaml
 `
 
 func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {
@@ -38,6 +39,7 @@ func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 	flags.StringVar(&o.Version, "version", "", "version of the firmware (default: from the git commit)")
 	flags.BoolVar(&o.Release, "release", false, "refuse what must not reach a customer")
 	flags.StringVar(&o.Lock, "lock", "", "BOARD.json `file` of the build whose packages to take (default: the newest packages)")
+	flags.StringVar(&o.Provision, "provision", "", "provision.yaml `file`, applied at the first boot; the image then has its secrets")
 	asJSON := flags.Bool("json", false, "print BOARD.json at the end")
 	if err := parse(flags, args); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // provisionings are checked on hosts without the package
 )
 
 // command is one of the builder's commands.

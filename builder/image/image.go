@@ -20,6 +20,7 @@ import (
 	"github.com/exosite/gwe/builder/disk"
 	"github.com/exosite/gwe/builder/rootfs"
 	"github.com/exosite/gwe/builder/uboot"
+	"github.com/exosite/gwe/gweinit/config"
 )
 
 // suite is the Debian release that images are made of, whatever the host
@@ -34,11 +35,13 @@ type Options struct {
 	Version  string   // "" takes it from the commit
 	Release  bool     // refuse what must not reach a customer
 	Lock     string   // BOARD.json of the build whose packages to take; "" takes the newest
-	Mirrors  []string // of Debian; none: the host's
-	Cache    string   // folder
-	Out      string   // folder of the results
-	Log      func(format string, args ...any)
-	Progress func(done, total int64) // of a download, in bytes; may be nil
+	// Provision is a provision.yaml that the image brings; "" leaves a blank one.
+	Provision string
+	Mirrors   []string // of Debian; none: the host's
+	Cache     string   // folder
+	Out       string   // folder of the results
+	Log       func(format string, args ...any)
+	Progress  func(done, total int64) // of a download, in bytes; may be nil
 }
 
 // build is one run of Build.
@@ -129,6 +132,9 @@ func (b *build) load(ctx context.Context) error {
 			return fmt.Errorf("overlay %s is not for a release image: leave it out, or build without release", name)
 		}
 		b.overlays = append(b.overlays, o)
+	}
+	if _, err := provisioning(b.Provision); err != nil { // before the work of minutes
+		return err
 	}
 	if err := b.loadLock(); err != nil {
 		return err
@@ -267,7 +273,16 @@ func (b *build) bootFiles(ctx context.Context) (map[string]string, error) {
 	copyOf := func(file string) func(string) error { // disk.Write sets the times of what it gets
 		return func(path string) error { return copyFile(file, path) }
 	}
-	err := add("boot.scr", func(path string) error { return uboot.WriteScript(ctx, b.board, b.time, path) })
+	err := errors.Join(
+		add("boot.scr", func(path string) error { return uboot.WriteScript(ctx, b.board, b.time, path) }),
+		add(disk.ProvisionFile, func(path string) error {
+			text, err := provisioning(b.Provision)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(path, text, 0o600)
+		}),
+	)
 	fw := b.board.Firmware
 	if err != nil || fw == nil {
 		return files, err
@@ -296,6 +311,29 @@ func (b *build) bootFiles(ctx context.Context) (map[string]string, error) {
 		add(fw.UBoot, copyOf(b.uboot)),
 		add(fw.Env, func(path string) error { return uboot.WriteEnv(ctx, b.board, nil, path) }),
 	)
+}
+
+// provisioning returns the provision.yaml of the boot partition: the given one,
+// checked as the device will, or a blank one.
+func provisioning(file string) ([]byte, error) {
+	if file == "" {
+		return config.Blank(), nil
+	}
+	return ReadProvision(file)
+}
+
+// ReadProvision reads a provision.yaml, checks it as the device will, and
+// returns it in the form in which it is on the boot partition.
+func ReadProvision(file string) ([]byte, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("provisioning: %w", err)
+	}
+	padded, err := config.File(text)
+	if err != nil {
+		return nil, fmt.Errorf("provisioning: %s:\n%w", file, err)
+	}
+	return padded, nil
 }
 
 func (b *build) makeDisk(ctx context.Context) error {

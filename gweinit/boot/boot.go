@@ -7,6 +7,7 @@
 package boot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -69,6 +70,8 @@ type system struct {
 	noData   atomic.Bool // /data is memory
 	watchdog watchdog
 	tick     <-chan time.Time // when the main loop has to pet it
+	signals  chan os.Signal   // that ask for a reboot, a halt or a poweroff
+	down     bool             // on the way there
 }
 
 // Main runs PID 1. It returns, with an exit status, only when it is not PID 1.
@@ -77,14 +80,13 @@ func Main([]string) int {
 		fmt.Fprintln(os.Stderr, `init is PID 1 of a Gateway Engine image and takes no arguments; "reboot" and "poweroff" control it`)
 		return 2
 	}
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
+	s := &system{reaper: reaper.New(), tick: time.Tick(petInterval), signals: make(chan os.Signal, 8)}
+	signal.Notify(s.signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
 	takeSignals()
 	// Ctrl-Alt-Del becomes SIGINT instead of a reset without sync.
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
 		logError("take over Ctrl-Alt-Del: %v", err)
 	}
-	s := &system{reaper: reaper.New(), tick: time.Tick(petInterval)}
 	for _, p := range phases() {
 		if err := s.do(p); err != nil {
 			s.failed = append(s.failed, p.name)
@@ -94,13 +96,20 @@ func Main([]string) int {
 	debug.FreeOSMemory() // the boot is the most that PID 1 ever needs
 	for {
 		select {
-		case sig := <-signals:
-			if command, ok := rebootCommand(sig); ok {
-				s.shutdown(command)
-			}
+		case sig := <-s.signals:
+			s.heed(sig)
 		case <-s.tick:
 			s.pet()
 		}
+	}
+}
+
+// heed does what a signal asks for: it does not return then. On the way down
+// another one changes nothing.
+func (s *system) heed(sig os.Signal) {
+	if command, ok := rebootCommand(sig); ok && !s.down {
+		s.down = true
+		s.shutdown(command)
 	}
 }
 
@@ -120,6 +129,8 @@ func (s *system) do(p phase) error {
 			return err
 		case <-end:
 			return fmt.Errorf("not done after %v", limit)
+		case sig := <-s.signals: // also in the middle of a boot
+			s.heed(sig)
 		case <-s.tick:
 			s.pet()
 		}
@@ -140,6 +151,23 @@ func (s *system) try(run func(*system) error) (err error) {
 		}
 	}()
 	return run(s)
+}
+
+// background keeps a part of PID 1 running that takes as long as the gateway
+// does. Such a part returns only when something is wrong.
+func (s *system) background(name string, run func(context.Context)) {
+	const most = time.Minute
+	go func() {
+		for wait := time.Second; ; wait = min(2*wait, most) {
+			start := time.Now()
+			err := s.try(func(*system) error { run(context.Background()); return errors.New("it has ended") })
+			if time.Since(start) > most {
+				wait = time.Second
+			}
+			logError("%s: %v; again in %v", name, err, wait)
+			time.Sleep(wait)
+		}
+	}()
 }
 
 // takeSignals takes all other signals that can end a Go program, and does

@@ -162,16 +162,20 @@ func TestDiskMounts(t *testing.T) {
 		{"nothing", "", nil},
 		{"not mountinfo", "/dev/sda1 /data ext4 rw 0 0\n1 2 - ext4\n - /dev/x\n1 2 3 4 - ext4 /dev/sda1\n", nil},
 	} {
-		if got := diskMounts(tt.mountinfo); !slices.Equal(got, tt.want) {
+		if got := diskMounts(tt.mountinfo, ""); !slices.Equal(got, tt.want) {
 			t.Errorf("%s:\ngot  %q\nwant %q", tt.name, got, tt.want)
 		}
+	}
+	want := []string{"/mnt/my card\t\\x\n\\040", "/var/log", "/var", "/data"}
+	if got := diskMounts(mountinfo, "rw"); !slices.Equal(got, want) {
+		t.Errorf("writable:\ngot  %q\nwant %q", got, want)
 	}
 	// The kernel that runs this test has its root, and perhaps more.
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range diskMounts(string(text)) {
+	for _, m := range diskMounts(string(text), "") {
 		if _, err := os.Lstat(m); err != nil || m == "/" {
 			t.Errorf("%q: %v", m, err)
 		}
@@ -181,7 +185,10 @@ func TestDiskMounts(t *testing.T) {
 func FuzzDiskMounts(f *testing.F) {
 	f.Add(mountinfo)
 	f.Fuzz(func(t *testing.T, text string) {
-		points := diskMounts(text)
+		points := diskMounts(text, "")
+		if writable := diskMounts(text, "rw"); len(writable) > len(points) {
+			t.Errorf("%q of %q", writable, points)
+		}
 		if slices.Contains(points, "/") || len(points) > strings.Count(text, "\n")+1 {
 			t.Errorf("%q", points)
 		}

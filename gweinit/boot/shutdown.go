@@ -16,6 +16,7 @@ const (
 	killWait    = 2 * time.Second  // for the kernel to take them away after KILL
 	syncWait    = 20 * time.Second // for a slow card to write all that is in memory
 	unmountWait = 5 * time.Second
+	forceWait   = 3 * time.Second
 )
 
 // shutdownPhases is the way down, in order.
@@ -24,6 +25,7 @@ func shutdownPhases() []phase {
 		{"stop all processes", stopProcesses, termWait + killWait + time.Second},
 		{"write everything to the disk", func(*system) error { unix.Sync(); return nil }, syncWait},
 		{"unmount", unmountAll, unmountWait},
+		{"make read-only what could not be unmounted", forceReadOnly, forceWait},
 		{"write the rest to the disk", func(*system) error { unix.Sync(); return nil }, syncWait},
 	}
 }
@@ -97,7 +99,7 @@ func unmountAll(*system) error {
 		return err
 	}
 	var errs []error
-	for _, m := range diskMounts(string(text)) {
+	for _, m := range diskMounts(string(text), "") {
 		err := unix.Unmount(m, 0)
 		if err == nil {
 			continue
@@ -109,9 +111,30 @@ func unmountAll(*system) error {
 	return errors.Join(errs...)
 }
 
+// forceReadOnly has the kernel make all file systems read-only, if one is left
+// that can be written to: a program that hangs in it, or unmount itself.
+func forceReadOnly(*system) error {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	left := diskMounts(string(text), "rw")
+	if len(left) == 0 {
+		return nil
+	}
+	logError("still writable: %s", strings.Join(left, ", "))
+	// Documentation/admin-guide/sysrq.rst: it does so in the background.
+	if err := os.WriteFile("/proc/sysrq-trigger", []byte("u"), 0); err != nil {
+		return err
+	}
+	time.Sleep(forceWait / 2)
+	return nil
+}
+
 // diskMounts returns the mount points, except the root, that have a block
-// device behind them, the latest first (proc(5), mountinfo).
-func diskMounts(mountinfo string) []string {
+// device behind them and, unless that is empty, this option (proc(5),
+// mountinfo); the latest first.
+func diskMounts(mountinfo, option string) []string {
 	var points []string
 	for line := range strings.Lines(mountinfo) {
 		mounted, super, ok := strings.Cut(line, " - ")
@@ -119,7 +142,8 @@ func diskMounts(mountinfo string) []string {
 		if !ok || len(fields) < 5 || len(rest) < 2 {
 			continue
 		}
-		if strings.HasPrefix(rest[1], "/dev/") && fields[4] != "/" {
+		has := option == "" || len(rest) > 2 && slices.Contains(strings.Split(rest[2], ","), option)
+		if strings.HasPrefix(rest[1], "/dev/") && fields[4] != "/" && has {
 			points = append(points, unescape(fields[4]))
 		}
 	}

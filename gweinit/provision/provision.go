@@ -1,0 +1,285 @@
+// Package provision applies provision.yaml, once: PID 1 does when /data is
+// mounted and before it starts programs, so that nobody else writes meanwhile.
+//
+// The new settings are committed by one write of the identity record, with a
+// note of which files are to follow. Until those are in /data/gwe and
+// provision.yaml is overwritten, every boot goes on with that. A power cut at
+// any moment thus leaves a gateway that has not been provisioned yet or one
+// that will be completely, and a provision.yaml that cannot be overwritten is
+// not applied again and again.
+package provision
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/exosite/gwe/gweinit/config"
+	"github.com/exosite/gwe/gweinit/durable"
+	"github.com/exosite/gwe/gweinit/identity"
+)
+
+const (
+	// noteFile is in the record as long as there is something left to do: the
+	// SHA-256 of the document, and the names of the files that follow from it,
+	// one a line.
+	noteFile = "provision.applied"
+
+	// errorFile below /data/gwe says why provision.yaml was not applied.
+	errorFile = "provision-error.txt"
+
+	maxFile = 64 << 10 // of provision.yaml, as an editor may leave it, and of files below /data/gwe
+)
+
+// Gateway is where provision.yaml is, and what it changes.
+type Gateway struct {
+	Boot   File
+	Store  *identity.Store
+	Dir    string // /data/gwe
+	Memory bool   // /data is memory: what is written there is gone at the next boot
+}
+
+// Pending is a provision.yaml that is to be applied, or to be finished with.
+type Pending struct {
+	// FactoryReset, config.ResetSettings or config.ResetEverything, is what
+	// has to be done before Commit, if it isn't "".
+	FactoryReset string
+	// Applied says that the settings were applied at an earlier boot, and only
+	// the rest is left.
+	Applied bool
+
+	gateway  Gateway
+	file     []byte // as Read found it
+	settings config.Provision
+	sum      string // of the document
+}
+
+// Read returns what is to be done, or nil. When provision.yaml cannot be
+// applied it returns an error, which wraps a *config.Error if that is the
+// fault of the document; nothing is changed then, but the error is in
+// Dir/provision-error.txt too, until there is none any more.
+func (g Gateway) Read() (*Pending, error) {
+	p, err := g.read()
+	if err != nil || p == nil {
+		err = g.report(err)
+	}
+	return p, err
+}
+
+func (g Gateway) read() (*Pending, error) {
+	file, err := g.Boot.Read()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	record, err := g.load()
+	if err != nil {
+		return nil, err
+	}
+	text, ok := config.Text(file)
+	p := &Pending{gateway: g, file: file}
+	if ok {
+		sum := sha256.Sum256(text)
+		p.sum = hex.EncodeToString(sum[:])
+	}
+	noted, names := note(record)
+	if names != nil && (!ok || p.sum == noted) {
+		p.Applied = true
+		return p, nil
+	}
+	if !ok {
+		if _, settings := config.Marked(file); settings {
+			return nil, &config.Error{Lines: []string{`line 1: this line says that the gateway is provisioned; remove it, and the settings below count`}}
+		}
+		return nil, nil
+	}
+	if p.settings, err = config.ParseProvision(text); err != nil {
+		return nil, err
+	}
+	p.FactoryReset = p.settings.FactoryReset
+	if p.FactoryReset != "" && g.Memory {
+		return nil, errors.New("factory_reset: the data partition cannot be used now; nothing was changed, the next boot tries again")
+	}
+	return p, nil
+}
+
+// load returns the identity record, an empty one if there is none.
+func (g Gateway) load() (identity.Record, error) {
+	record, err := g.Store.Load()
+	if errors.Is(err, identity.ErrNone) {
+		return identity.Record{}, nil
+	}
+	return record, err
+}
+
+// note returns what is noted in the record; names is nil if nothing is.
+func note(r identity.Record) (sum string, names []string) {
+	if text, ok := r.Files[noteFile]; ok {
+		names = strings.Fields(string(text) + " -")
+		sum, names = names[0], names[1:len(names)-1]
+	}
+	return sum, names
+}
+
+// Commit applies what Read has found, after the factory reset, and returns the
+// names of the files in Dir that it has changed. As long as it returns an
+// error, Read at the next boot finds it again: as it was if the record could
+// not be saved, and nothing was changed then, else as Applied.
+func (p *Pending) Commit() (changed []string, err error) {
+	changed, err = p.commit()
+	return changed, p.gateway.report(err)
+}
+
+func (p *Pending) commit() (changed []string, err error) {
+	g := p.gateway
+	record, err := g.load() // again: the reset may have changed it
+	if err != nil {
+		return nil, err
+	}
+	if !p.Applied {
+		if err := p.apply(&record); err != nil {
+			return nil, err
+		}
+		if err := g.Store.Save(record); err != nil {
+			return nil, fmt.Errorf("save the settings, nothing was changed: %w", err)
+		}
+	}
+	_, names := note(record)
+	if changed, err = g.write(names, record); err != nil {
+		return changed, err
+	}
+	marked, _ := config.Marked(p.file)
+	if p.sum != "" || marked && !bytes.Equal(p.file, config.Done(len(p.file))) {
+		if err := overwrite(g.Boot, p.file); err != nil {
+			return changed, fmt.Errorf("the settings are applied, but provision.yaml still has them: %w", err)
+		}
+	}
+	if g.Memory { // the files have to get to the real /data
+		return changed, nil
+	}
+	delete(record.Files, noteFile)
+	if err := g.Store.Save(record); err != nil {
+		return changed, err
+	}
+	return changed, durable.Remove(filepath.Join(g.Dir, noteFile)) // the record was restored with it
+}
+
+// apply changes the record.
+func (p *Pending) apply(record *identity.Record) error {
+	_, names := note(*record)
+	files := Files(p.settings, p.gateway.existing(*record, names))
+	if text, ok := files[settingsFile]; ok {
+		if _, err := config.ParseProvision(text); err != nil {
+			return fmt.Errorf("these settings and those from before cannot be kept together, nothing was changed: %w", err)
+		}
+	}
+	names = slices.Compact(slices.Sorted(slices.Values(slices.AppendSeq(names, maps.Keys(files)))))
+	record.Files = maps.Clone(record.Files)
+	if record.Files == nil {
+		record.Files = map[string][]byte{}
+	}
+	maps.Copy(record.Files, files)
+	record.Files[noteFile] = []byte(strings.Join(append([]string{p.sum}, names...), "\n") + "\n")
+	return nil
+}
+
+// existing returns the files that settings are put into: those in Dir count,
+// but the record's if they have not got there yet or the others are garbled.
+func (g Gateway) existing(r identity.Record, owed []string) map[string][]byte {
+	files := map[string][]byte{}
+	for name, good := range map[string]func([]byte) bool{
+		settingsFile: func(text []byte) bool { _, err := config.ParseProvision(text); return err == nil },
+		gatewayFile:  isINI,
+		engineFile:   isINI,
+	} {
+		files[name] = r.Files[name]
+		if own, err := readFile(filepath.Join(g.Dir, name)); err == nil && !slices.Contains(owed, name) && (good(own) || !good(files[name])) {
+			files[name] = own
+		}
+	}
+	return files
+}
+
+func isINI(text []byte) bool {
+	_, err := parseINI(text, false)
+	return err == nil && len(bytes.TrimSpace(text)) > 0
+}
+
+// write makes files in Dir what they are in the record, and returns the names
+// of those that were not. One that fails does not keep the others out.
+func (g Gateway) write(names []string, r identity.Record) (changed []string, err error) {
+	var errs []error
+	for _, name := range names {
+		data, ok := r.Files[name]
+		path := filepath.Join(g.Dir, name)
+		if own, err := readFile(path); !ok || err == nil && bytes.Equal(own, data) {
+			continue
+		}
+		if err := errors.Join(makeFolder(filepath.Dir(path)), durable.WriteFile(path, data, 0o600)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		changed = append(changed, name)
+	}
+	return changed, errors.Join(errs...)
+}
+
+// makeFolder makes a folder durably, if it is not there.
+func makeFolder(path string) error {
+	err := os.Mkdir(path, 0o700)
+	if err == nil {
+		return durable.SyncFolder(filepath.Dir(path))
+	}
+	if info, err2 := os.Lstat(path); err2 != nil || !info.IsDir() {
+		return err
+	}
+	return nil
+}
+
+// readFile reads a regular file that is not too large.
+func readFile(path string) ([]byte, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("%s has more than %d bytes", path, maxFile)
+	}
+	return data, err
+}
+
+// report leaves err in errorFile, or removes that, and returns err with what
+// went wrong then. What is there already is not written again at each boot.
+func (g Gateway) report(err error) error {
+	path := filepath.Join(g.Dir, errorFile)
+	if err == nil {
+		return durable.Remove(path)
+	}
+	lines := []string{err.Error()}
+	if doc := (*config.Error)(nil); errors.As(err, &doc) {
+		lines = doc.Lines
+		err = fmt.Errorf("provision.yaml: %w", err)
+	}
+	text := []byte(strings.Join(lines, "\n") + "\n")
+	if there, err2 := readFile(path); err2 == nil && bytes.Equal(there, text) {
+		return err
+	}
+	return errors.Join(err, durable.WriteFile(path, text, 0o644))
+}
