@@ -13,7 +13,8 @@ type Network struct {
 	DNS []netip.Addr `yaml:"dns,omitempty"`
 	// FallbackDNS servers are asked when there are no others.
 	FallbackDNS []netip.Addr `yaml:"fallback_dns,omitempty"`
-	// NTP servers, host names or addresses, beside those that DHCP brings.
+	// NTP servers beside those that DHCP brings: host names or addresses, and
+	// a port if it isn't NTP's.
 	NTP []string `yaml:"ntp,omitempty"`
 }
 

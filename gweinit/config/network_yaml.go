@@ -50,7 +50,7 @@ func readNetwork(f field) (n Network) {
 	}
 	if f, ok := o["ntp"]; ok {
 		n.NTP = readServers(f, func(f field) string {
-			return f.checked(isServer, "a host name or an address, such as pool.ntp.org")
+			return f.checked(isTimeServer, "a host name or an address, such as pool.ntp.org, with or without a port")
 		})
 	}
 	return n
@@ -356,6 +356,11 @@ func isServer(s string) bool {
 		return isHostname(s)
 	}
 	return !a.Is4In6() && a.Zone() == "" && (special(a) == "" || a.IsLoopback())
+}
+
+// isTimeServer says whether s is a server with or without a port.
+func isTimeServer(s string) bool {
+	return isServer(s) || isHostPort(s) && !strings.HasSuffix(s, "]")
 }
 
 // isLinkName says whether the kernel takes s as the name of a link, and s is
