@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/exosite/gwe/gweinit/boot"
+	"github.com/exosite/gwe/gweinit/control"
 	"github.com/exosite/gwe/gweinit/modules"
 )
 
@@ -18,6 +19,7 @@ import (
 // behind the name and returns the exit status.
 func programs() map[string]func(args []string) int {
 	return map[string]func([]string) int{
+		"call":     control.Main,
 		"init":     boot.Main,
 		"modprobe": modules.Main,
 	}

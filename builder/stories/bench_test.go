@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"github.com/exosite/gwe/builder/board"
+	"github.com/exosite/gwe/builder/disk"
 	"github.com/exosite/gwe/builder/image"
 	"github.com/exosite/gwe/builder/qemu"
+	"github.com/exosite/gwe/gweinit/config"
 )
 
 // BenchmarkFigures prints the table of "make bench": a row a figure, a column
@@ -30,7 +32,8 @@ func BenchmarkFigures(b *testing.B) {
 	rows := []string{
 		"build, cold without downloads and U-Boot, s", "build, another version, s", "build, nothing changed, s", "builder's memory, MB",
 		"boot image, MB", "root, MB", "slot, MB", "image compressed, MB",
-		"power on to initramfs, s", "power on to ready, s", "memory used at ready, MB", "PID 1 anonymous, MB", "least memory that boots, MB",
+		"power on to initramfs, s", "power on to ready, s", "power on to an address, s", "power on to a set clock, s",
+		"memory used, MB", "PID 1 anonymous, MB", "PID 1's wake-ups a minute", "least memory that boots, MB",
 	}
 	table := map[string]map[string]float64{}
 	for b.Loop() {
@@ -117,35 +120,73 @@ func figures(b *testing.B, builder, name string) (map[string]float64, error) {
 	}
 	f["slot, MB"] = f["boot image, MB"] + f["root, MB"]
 
+	if err := idle(b, brd, out, f); err != nil {
+		return nil, err
+	}
+	f["least memory that boots, MB"], err = leastMemory(b, brd, out)
+	return f, err
+}
+
+// idle boots the image, and measures when it is up and what it costs then.
+func idle(b *testing.B, brd *board.Board, out string, f map[string]float64) error {
+	ntp := startTimeServer(b, 24*time.Hour)
+	settings, err := config.File(fmt.Appendf(nil, "network: {ntp: [\"10.0.2.2:%d\"]}\n", ntp.port))
+	if err != nil {
+		return err
+	}
+	img := filepath.Join(out, brd.Name+".img")
+	if err := disk.Provision(b.Context(), img, settings); err != nil {
+		return err
+	}
 	m, err := qemu.Start(b.Context(), qemu.Options{
-		Board: brd, Image: filepath.Join(out, name+".img"), UBoot: filepath.Join(out, name, image.UBootFile), Scratch: b.TempDir(),
+		Board: brd, Image: img, UBoot: filepath.Join(out, brd.Name, image.UBootFile), Scratch: b.TempDir(), Snapshot: true,
 	}, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer m.Kill()
 	seen, err := m.Expect(b.Context(), "gweinit: initramfs: start")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f["power on to initramfs, s"] = seen.After.Seconds()
-	if seen, err = m.Expect(b.Context(), "gweinit: ready .*\n"); err != nil {
-		return nil, err
+	if seen, err = m.Expect(b.Context(), `gweinit: ready .*uptime=([0-9.]+)\r?\n`); err != nil {
+		return err
 	}
 	f["power on to ready, s"] = seen.After.Seconds()
-	if _, err := m.Expect(b.Context(), prompt); err != nil {
-		return nil, err
+	ready, err := strconv.ParseFloat(seen.Groups[1], 64)
+	if err != nil {
+		return err
 	}
+	if _, err := m.Expect(b.Context(), prompt); err != nil {
+		return err
+	}
+	// The kernel's log has the time since it started.
+	fmt.Fprintln(m, `until grep -q ntp /run/clock-set 2>/dev/null; do sleep 1; done`)
+	for row, line := range map[string]string{"power on to an address, s": "gweinit: link .*10.0.2.15", "power on to a set clock, s": "gweinit: the clock is set source=ntp"} {
+		fmt.Fprintf(m, "dmesg | awk '/%s/ {gsub(/[^0-9. ]/, \"\", $0); print \"at\", $1, \"s\" \"ec\"; exit}'\n", line)
+		if seen, err = m.Expect(b.Context(), `at ([0-9.]+) sec`); err != nil {
+			return err
+		}
+		at, err := strconv.ParseFloat(seen.Groups[1], 64)
+		if err != nil {
+			return err
+		}
+		f[row] = f["power on to ready, s"] + at - ready
+	}
+	fmt.Fprintln(m, `switches() { cat /proc/1/task/*/status | awk '/ctxt_switches/ {n += $2} END {print n}'; }; sleep 30; a=$(switches); sleep 60; b=$(switches); echo woken $((b-a)) "t"imes`)
+	if seen, err = m.Expect(b.Context(), `woken (\d+) times`); err != nil {
+		return err
+	}
+	woken, _ := strconv.Atoi(seen.Groups[1])
 	fmt.Fprintln(m, `awk '/^MemTotal/{t=$2} /^MemAvailable/{print "used", t-$2, "k" "B"}' /proc/meminfo; awk '/^RssAnon/{print "anon", $2, "k" "B"}' /proc/1/status`)
 	if seen, err = m.Expect(b.Context(), `used (\d+) kB(?s:.*)anon (\d+) kB`); err != nil {
-		return nil, err
+		return err
 	}
 	used, _ := strconv.Atoi(seen.Groups[1])
 	anon, _ := strconv.Atoi(seen.Groups[2])
-	f["memory used at ready, MB"], f["PID 1 anonymous, MB"] = float64(used)/1024, float64(anon)/1024
-	m.Kill()
-	f["least memory that boots, MB"], err = leastMemory(b, brd, out)
-	return f, err
+	f["memory used, MB"], f["PID 1 anonymous, MB"], f["PID 1's wake-ups a minute"] = float64(used)/1024, float64(anon)/1024, float64(woken)
+	return nil
 }
 
 // leastMemory starts the image with less and less memory until it does not

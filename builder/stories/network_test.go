@@ -35,7 +35,7 @@ type timeServer struct {
 	answers atomic.Int64
 }
 
-func startTimeServer(t *testing.T, ahead time.Duration) *timeServer {
+func startTimeServer(t testing.TB, ahead time.Duration) *timeServer {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

@@ -13,12 +13,17 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/exosite/gwe/gweinit/clock"
+	"github.com/exosite/gwe/gweinit/network"
+	"github.com/exosite/gwe/gweinit/network/settings"
 	"github.com/exosite/gwe/gweinit/reaper"
 	"github.com/exosite/gwe/gweinit/slot"
 	"github.com/exosite/gwe/gweinit/ubenv"
@@ -38,19 +43,28 @@ const phaseLimit = time.Minute
 // phases is the boot, in order.
 func phases() []phase {
 	return []phase{
+		{name: "start the clock", run: startClock},
 		{name: "start the watchdog", run: startWatchdog},
 		{name: "mount file systems", run: mountAll},
 		{name: "read what this firmware is", run: readRelease},
 		{name: "load the drivers", run: loadDrivers},
 		{name: "grow the data partition", run: growPartition},
+		{name: "reset to the factory settings, if somebody has asked for it", run: resetIfWished, limit: repairLimit},
 		{name: "mount /data", run: mountData, limit: repairLimit + time.Minute},
 		{name: "have /data in memory at least", run: mountMemory},
-		{name: "grow the file system of /data", run: growData, limit: growLimit},
 		{name: "make the folders of /data", run: makeFolders},
 		{name: "restore the identity", run: restoreIdentity},
-		{name: "set the host name", run: setHostname},
+		{name: "apply the provisioning", run: applyProvisioning, limit: repairLimit + time.Minute},
+		{name: "grow the file system of /data", run: growData, limit: growLimit},
+		{name: "bind the folders of /data", run: bindFolders},
+		{name: "keep the clock", run: keepClock},
+		{name: "keep the log", run: keepMessages},
+		{name: "set the time zone", run: setTimezone},
+		{name: "set the host name", run: nameHost},
 		{name: "bring the loopback interface up", run: loopbackUp},
 		{name: "limit the programs", run: limitPrograms},
+		{name: "start the network", run: startNetwork},
+		{name: "take calls", run: startControl},
 		{name: "refill the boots of the good slot", run: refillSlot},
 		{name: "report ready", run: reportReady},
 		{name: "start the console program", run: startConsole},
@@ -63,11 +77,21 @@ type system struct {
 	board   string
 	version string
 	slot    slot.Name
-	failed  []string // names of the phases that failed
+
+	failedMu sync.Mutex
+	failed   []string // names of the phases that failed
 
 	programs *os.File // the cgroup for all programs; nil if there is none
 
-	noData   atomic.Bool // /data is memory
+	noData     atomic.Bool // /data is memory
+	identityMu sync.Mutex
+	nameMu     sync.Mutex // of the host
+
+	clock       *clock.Clock
+	network     *network.Manager
+	settings    *settings.Settings // of the network
+	endMessages func() <-chan struct{}
+
 	watchdog watchdog
 	tick     <-chan time.Time // when the main loop has to pet it
 	signals  chan os.Signal   // that ask for a reboot, a halt or a poweroff
@@ -89,7 +113,9 @@ func Main([]string) int {
 	}
 	for _, p := range phases() {
 		if err := s.do(p); err != nil {
+			s.failedMu.Lock()
 			s.failed = append(s.failed, p.name)
+			s.failedMu.Unlock()
 			logError("%s: %v", p.name, err)
 		}
 	}
@@ -153,21 +179,39 @@ func (s *system) try(run func(*system) error) (err error) {
 	return run(s)
 }
 
-// background keeps a part of PID 1 running that takes as long as the gateway
-// does. Such a part returns only when something is wrong.
-func (s *system) background(name string, run func(context.Context)) {
+// failures returns the names of the phases that failed.
+func (s *system) failures() []string {
+	s.failedMu.Lock()
+	defer s.failedMu.Unlock()
+	return slices.Clone(s.failed)
+}
+
+// background keeps a part of PID 1 running: when it ends by itself something is
+// wrong, and it is started again. end ends it, and returns what is closed then.
+func (s *system) background(name string, run func(context.Context)) (end func() <-chan struct{}) {
 	const most = time.Minute
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		for wait := time.Second; ; wait = min(2*wait, most) {
 			start := time.Now()
-			err := s.try(func(*system) error { run(context.Background()); return errors.New("it has ended") })
+			err := s.try(func(*system) error { run(ctx); return errors.New("it has ended") })
+			if ctx.Err() != nil {
+				return
+			}
 			if time.Since(start) > most {
 				wait = time.Second
 			}
 			logError("%s: %v; again in %v", name, err, wait)
-			time.Sleep(wait)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
 		}
 	}()
+	return func() <-chan struct{} { cancel(); return done }
 }
 
 // takeSignals takes all other signals that can end a Go program, and does
@@ -240,36 +284,6 @@ func parseRelease(text string) map[string]string {
 	return vars
 }
 
-func setHostname(s *system) error {
-	name := "gateway"
-	text, err := os.ReadFile("/etc/hostname")
-	switch given := strings.TrimSpace(string(text)); {
-	case err == nil && given != "":
-		name = given
-	case err != nil && !errors.Is(err, os.ErrNotExist):
-		return err
-	}
-	return unix.Sethostname([]byte(name))
-}
-
-// loopbackUp sets lo up; the kernel then gives it 127.0.0.1 and ::1 by itself.
-func loopbackUp(*system) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open a socket: %w", err)
-	}
-	defer unix.Close(fd)
-	req, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
-		return fmt.Errorf("set lo up: %w", err)
-	}
-	return nil
-}
-
 // refillSlot tells the boot state that this slot has come up.
 func refillSlot(s *system) error {
 	if !s.slot.Valid() {
@@ -327,8 +341,8 @@ func reportReady(s *system) error {
 		return err
 	}
 	line := fmt.Sprintf("gweinit: ready board=%s slot=%s version=%s uptime=%.2f", s.board, s.slot, s.version, time.Duration(up.Nano()).Seconds())
-	if len(s.failed) > 0 {
-		line += fmt.Sprintf(" failed=%q", strings.Join(s.failed, ", "))
+	if failed := s.failures(); len(failed) > 0 {
+		line += fmt.Sprintf(" failed=%q", strings.Join(failed, ", "))
 	}
 	logInfo("%s", strings.TrimPrefix(line, "gweinit: "))
 	return printLine(line)

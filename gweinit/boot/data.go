@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/gweinit/data"
 	"github.com/exosite/gwe/gweinit/gpt"
-	"github.com/exosite/gwe/gweinit/identity"
 	"github.com/exosite/gwe/gweinit/slot"
-	"github.com/exosite/gwe/gweinit/ubenv"
 )
 
 // The file system of the data partition: an empty one, which the builder puts
@@ -85,7 +82,7 @@ func (s *system) dataFS() data.FS {
 
 // mountData mounts the data partition.
 func mountData(s *system) error {
-	ctx, cancel := context.WithTimeout(context.Background(), repairLimit)
+	ctx, cancel := repairTime()
 	defer cancel()
 	if _, err := s.dataFS().Mount(ctx); err != nil {
 		return err
@@ -94,6 +91,19 @@ func mountData(s *system) error {
 		return errors.Join(errors.New("mounted too late"), unix.Unmount("/data", unix.MNT_DETACH))
 	}
 	return nil
+}
+
+func repairTime() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), repairLimit)
+}
+
+// withoutData unmounts /data, which nothing uses yet, and mounts it again after
+// do, with its folders.
+func (s *system) withoutData(do func() error) error {
+	if err := unix.Unmount("/data", 0); err != nil {
+		return fmt.Errorf("unmount /data: %w", err)
+	}
+	return errors.Join(do(), mountData(s), makeFolders(s))
 }
 
 // mountMemory mounts memory in the place of a data partition that is not there:
@@ -117,26 +127,4 @@ func growData(s *system) error {
 		return nil
 	}
 	return s.dataFS().Grow()
-}
-
-// restoreIdentity puts back into /data/gwe what the gateway is, if that was
-// lost with /data.
-func restoreIdentity(*system) error {
-	part, err := ubenv.Open(partition(slot.StatePartition))
-	if err != nil {
-		return err
-	}
-	defer part.Close()
-	record, err := identity.NewStore(part).Load()
-	if errors.Is(err, identity.ErrNone) {
-		return nil // nothing was recorded yet
-	}
-	if err != nil {
-		return err
-	}
-	restored, err := identity.Restore(record, "/data/gwe")
-	if len(restored) > 0 {
-		logError("restored from the identity record: %s", strings.Join(restored, ", "))
-	}
-	return err
 }

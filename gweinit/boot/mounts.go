@@ -51,8 +51,7 @@ func (m mount) mount() error {
 	return nil
 }
 
-// makeFolders makes what programs expect below /data, and binds the parts of
-// the root that are written to it.
+// makeFolders makes what programs expect below /data.
 func makeFolders(*system) error {
 	var errs []error
 	for _, d := range []struct {
@@ -79,6 +78,12 @@ func makeFolders(*system) error {
 	if err := os.Symlink("/run", "/data/var/run"); err != nil && !errors.Is(err, os.ErrExist) {
 		errs = append(errs, err)
 	}
+	return errors.Join(errs...)
+}
+
+// bindFolders binds the parts of the root that are written to those of /data.
+func bindFolders(*system) error {
+	var errs []error
 	for _, b := range []mount{
 		{"/data/var", "/var", "", unix.MS_BIND, ""},
 		{"/data/log", "/var/log", "", unix.MS_BIND, ""},

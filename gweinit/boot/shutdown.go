@@ -12,17 +12,21 @@ import (
 )
 
 const (
-	termWait    = 5 * time.Second  // for programs to end after TERM
-	killWait    = 2 * time.Second  // for the kernel to take them away after KILL
-	syncWait    = 20 * time.Second // for a slow card to write all that is in memory
-	unmountWait = 5 * time.Second
-	forceWait   = 3 * time.Second
+	termWait     = 5 * time.Second // for programs to end after TERM
+	killWait     = 2 * time.Second // for the kernel to take them away after KILL
+	storeWait    = 5 * time.Second
+	messagesWait = 3 * time.Second
+	syncWait     = 20 * time.Second // for a slow card to write all that is in memory
+	unmountWait  = 5 * time.Second
+	forceWait    = 3 * time.Second
 )
 
 // shutdownPhases is the way down, in order.
 func shutdownPhases() []phase {
 	return []phase{
 		{"stop all processes", stopProcesses, termWait + killWait + time.Second},
+		{"store the clock", func(s *system) error { return s.clock.Store() }, storeWait},
+		{"close the log", closeMessages, messagesWait + time.Second},
 		{"write everything to the disk", func(*system) error { unix.Sync(); return nil }, syncWait},
 		{"unmount", unmountAll, unmountWait},
 		{"make read-only what could not be unmounted", forceReadOnly, forceWait},

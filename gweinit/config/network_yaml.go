@@ -36,7 +36,7 @@ func ParseNetwork(text []byte) (Network, error) {
 func readNetwork(f field) (n Network) {
 	o := f.object("hostname", "links", "dns", "fallback_dns", "ntp")
 	if f, ok := o["hostname"]; ok {
-		n.Hostname = f.checked(func(s string) bool { return len(s) <= 64 && isHostname(s) },
+		n.Hostname = f.checked(func(s string) bool { return len(s) <= 64 && IsHostname(s) },
 			"a host name (RFC 1123, at most 64 characters), such as gateway-17")
 	}
 	if f, ok := o["links"]; ok {
@@ -324,9 +324,9 @@ func checkGateway(f field, gw netip.Addr, addresses []netip.Prefix) {
 	}
 }
 
-// isHostname says whether s is a host name: RFC 1123, section 2.1. Names that
+// IsHostname says whether s is a host name: RFC 1123, section 2.1. Names that
 // end in a number are not, since many programs read them as an address.
-func isHostname(s string) bool {
+func IsHostname(s string) bool {
 	if len(s) > 253 {
 		return false
 	}
@@ -353,7 +353,7 @@ func isHostname(s string) bool {
 func isServer(s string) bool {
 	a, err := netip.ParseAddr(s)
 	if err != nil {
-		return isHostname(s)
+		return IsHostname(s)
 	}
 	return !a.Is4In6() && a.Zone() == "" && (special(a) == "" || a.IsLoopback())
 }

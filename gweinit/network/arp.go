@@ -173,11 +173,10 @@ func (s *session) defend(ctx context.Context, a netip.Addr, keep bool) {
 		<-ctx.Done()
 		return
 	}
-	var defended time.Time
 	var quiet time.Duration // after which a conflict is over; 0: there is none
 	announce := 2
 	for pause := s.defendGap; ctx.Err() == nil; {
-		other, err := s.watch(ctx, a, announce, quiet)
+		other, err := s.watch(ctx, a, keep, announce, quiet)
 		announce = 0
 		switch {
 		case ctx.Err() != nil:
@@ -190,50 +189,57 @@ func (s *session) defend(ctx context.Context, a netip.Addr, keep bool) {
 			s.solved(a)
 		case keep:
 			s.conflicts(a, other)
-			s.announce(a)
 			// Only once in a while, or two machines of this kind would never stop.
 			sleep(ctx, s.defendGap)
 			quiet = 5 * s.defendGap
-		case !defended.IsZero() && time.Since(defended) < s.defendGap:
-			s.log.Error("address given up: another machine uses it", "address", a, "mac", other)
-			return
 		default:
-			s.log.Warn("another machine uses our address", "address", a, "mac", other)
-			s.announce(a)
-			defended = time.Now()
+			s.log.Error("address given up: another machine uses it", "address", a, "mac", other.String())
+			return
 		}
 	}
 }
 
-// watch announces the address so many times, and returns the next machine that
-// uses it, too, or nil after the time, if it isn't 0.
-func (s *session) watch(ctx context.Context, a netip.Addr, announce int, limit time.Duration) (net.HardwareAddr, error) {
+// watch announces the address so many times, and returns the machine that uses
+// it, too, when it has told that one: with keep the next, else the one that
+// does not care. It returns nil when there is none for the time, if that isn't
+// 0. The socket stays open between conflicts, so that none is missed.
+func (s *session) watch(ctx context.Context, a netip.Addr, keep bool, announce int, quiet time.Duration) (net.HardwareAddr, error) {
 	c, err := listenARP(&s.port, a, false)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	for ; announce > 0; announce-- {
-		if err := c.send(a); err != nil {
+	var defended time.Time
+	for {
+		var deadline time.Time // none: nothing but a conflict wakes us
+		switch {
+		case announce > 0:
+			if err := c.send(a); err != nil {
+				return nil, err
+			}
+			deadline = time.Now().Add(s.announceGap)
+		case quiet != 0:
+			deadline = time.Now().Add(quiet)
+		}
+		other, err := c.conflict(deadline)
+		switch {
+		case err != nil:
 			return nil, err
+		case other == nil && announce > 0:
+			announce--
+			continue
+		case other == nil:
+			return nil, nil
+		case !keep && !defended.IsZero() && time.Since(defended) < s.defendGap:
+			return other, nil
 		}
-		if other, err := c.conflict(time.Now().Add(s.announceGap)); other != nil || err != nil {
-			return other, err
+		announce = 0 // this is one, too
+		c.send(a)    // if that fails the next conflict shows it
+		if keep {
+			return other, nil
 		}
-	}
-	var deadline time.Time // none: nothing but a conflict wakes us
-	if limit != 0 {
-		deadline = time.Now().Add(limit)
-	}
-	return c.conflict(deadline)
-}
-
-// announce says once that the address is taken. If that fails the next
-// conflict shows it.
-func (s *session) announce(a netip.Addr) {
-	if c, err := listenARP(&s.port, a, false); err == nil {
-		c.send(a)
-		c.Close()
+		defended = time.Now()
+		s.log.Warn("another machine uses our address", "address", a, "mac", other.String())
 	}
 }

@@ -85,7 +85,7 @@ func (s *session) acquire(ctx context.Context, next *lease) *lease {
 		if holder == nil {
 			return next
 		}
-		s.log.Warn("lease declined: another machine uses the address", "address", next.prefix.Addr(), "mac", holder)
+		s.log.Warn("lease declined: another machine uses the address", "address", next.prefix.Addr(), "mac", holder.String())
 		s.decline(ctx, next)
 		next = nil
 		if conflicts < 10 {
@@ -188,12 +188,11 @@ func (x *exchange) question(t dhcpv4.MessageType, wish netip.Addr) *dhcpv4.DHCPv
 	m.UpdateOption(wanted)
 	m.UpdateOption(dhcpv4.OptClassIdentifier(vendorClass))
 	m.UpdateOption(dhcpv4.OptMaxMessageSize(uint16(min(max(x.mtu, 576), 1500))))
-	if name, err := os.Hostname(); err == nil && cleanName(name) != "" {
-		switch name {
-		case "localhost", "gateway": // as good as none
-		default:
-			m.UpdateOption(dhcpv4.OptHostName(name))
-		}
+	name, _ := os.Hostname()
+	switch name = cleanName(name); name {
+	case "", "localhost", "gateway": // as good as none
+	default:
+		m.UpdateOption(dhcpv4.OptHostName(name))
 	}
 	if wish.IsValid() {
 		m.UpdateOption(dhcpv4.OptRequestedIPAddress(toIP(wish)))

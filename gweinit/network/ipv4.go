@@ -146,7 +146,7 @@ func (s *session) current() ipv4 {
 // it has it no more.
 func (s *session) conflicts(a netip.Addr, holder net.HardwareAddr) {
 	if !bytes.Equal(s.current().conflicts[a], holder) {
-		s.log.Error("address conflict; give one of the machines another address", "address", a, "mac", holder)
+		s.log.Error("address conflict; give one of the machines another address", "address", a, "mac", holder.String())
 		s.update(func(now *ipv4) {
 			now.conflicts = maps.Clone(now.conflicts)
 			if now.conflicts == nil {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"github.com/exosite/gwe/gweinit/config"
 )
 
 // lease is an address with what a DHCP server says about its network. It does
@@ -41,6 +43,10 @@ const (
 	maxServers = 4
 	maxRoutes  = 64
 	maxSearch  = 6
+
+	// maxSearchSize is that of the search list in bytes. One that fills a
+	// message can be packed so that it takes 40 ms of a PC to unpack.
+	maxSearchSize = 512
 )
 
 var (
@@ -171,46 +177,26 @@ func parseRoutes(m *dhcpv4.DHCPv4, own netip.Prefix) []hop {
 // parseSearch returns the domains to look up names in: the search list (RFC
 // 3397), else the domain name.
 func parseSearch(m *dhcpv4.DHCPv4) []string {
-	names := []string{m.DomainName()}
-	if list := m.DomainSearch(); list != nil {
-		names = list.Labels
+	names := strings.Fields(m.DomainName()) // some servers put several into it
+	if len(m.Options.Get(dhcpv4.OptionDNSDomainSearchList)) <= maxSearchSize {
+		if list := m.DomainSearch(); list != nil {
+			names = list.Labels
+		}
 	}
 	var search []string
 	for _, name := range names {
-		// Some servers put several into the option for one.
-		for name := range strings.FieldsSeq(name) {
-			if name = cleanName(name); name != "" && len(search) < maxSearch {
-				search = append(search, name)
-			}
+		if name = cleanName(name); name != "" && len(search) < maxSearch {
+			search = append(search, name)
 		}
 	}
 	return search
 }
 
-// cleanName returns a host or domain name without a final dot if it is one by
-// RFC 1123, else "": names from the network get into files and reports.
+// cleanName returns a host or domain name without a final dot if it is one,
+// else "": names from the network get into files and reports.
 func cleanName(s string) string {
 	s = strings.TrimSuffix(strings.TrimRight(s, "\x00"), ".")
-	if len(s) > 253 {
-		return ""
-	}
-	number := false // the last label is one, and s looks like an address
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return ""
-		}
-		number = true
-		for _, c := range []byte(label) {
-			switch {
-			case '0' <= c && c <= '9':
-			case 'a' <= c|0x20 && c|0x20 <= 'z', c == '-':
-				number = false
-			default:
-				return ""
-			}
-		}
-	}
-	if number {
+	if !config.IsHostname(s) {
 		return ""
 	}
 	return s

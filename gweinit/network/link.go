@@ -120,8 +120,8 @@ func (m *Manager) take(devices []*device) []*link {
 	return list
 }
 
-// syncVLANs makes VLANs as they are configured, and notes what fails. If it has changed something the
-// devices have to be read again.
+// syncVLANs makes VLANs as they are configured, and notes what fails. If it has
+// changed something the devices have to be read again.
 func (m *Manager) syncVLANs(devices []*device) (changed bool) {
 	byName := map[string]*device{}
 	for _, d := range devices {
@@ -374,6 +374,14 @@ func (l *link) status() LinkStatus {
 			s.Addresses = append(s.Addresses, a.prefix)
 		}
 	}
+	// As the routes prefer them; the kernel's order depends on which came when.
+	rank := func(p netip.Prefix) int {
+		if i := slices.Index(l.now.addresses, p); i >= 0 {
+			return i
+		}
+		return len(l.now.addresses)
+	}
+	slices.SortStableFunc(s.Addresses, func(a, b netip.Prefix) int { return rank(a) - rank(b) })
 	if lease := l.now.lease; lease != nil {
 		s.Gateway, s.Server, s.DNS = lease.gateway(), lease.server, lease.dns
 		for _, a := range lease.ntp {

@@ -85,7 +85,7 @@ type LinkStatus struct {
 	Carrier   bool           `json:"carrier"`
 	Preferred bool           `json:"preferred,omitempty"` // it gets the traffic
 	State     string         `json:"state"`               // such as "dhcp: bound", "dhcp: searching, link-local", "static", "off", "absent"
-	Addresses []netip.Prefix `json:"addresses,omitempty"` // but not IPv6 link-local ones
+	Addresses []netip.Prefix `json:"addresses,omitempty"` // the usual source first; not IPv6 link-local ones
 	Gateway   netip.Addr     `json:"gateway,omitzero"`
 	Gateway6  netip.Addr     `json:"gateway6,omitzero"`
 	Server    netip.Addr     `json:"server,omitzero"` // of DHCP

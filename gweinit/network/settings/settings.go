@@ -38,7 +38,7 @@ const (
 	rejectedFile = "network.rejected.yaml"
 )
 
-// Options are what Settings need.
+// Options are what Settings need. The functions must not call Settings.
 type Options struct {
 	Dir    string                  // /data/gwe
 	Image  config.Network          // for what network.yaml does not say
@@ -73,35 +73,51 @@ type Status struct {
 func (s *Settings) Start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var errs []error
-	read := func(name string) (text []byte, ok bool) {
-		text, err := readFile(filepath.Join(s.Dir, name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-		return text, err == nil
+	current, n, err := s.load(currentFile)
+	good, goodNetwork, goodErr := s.load(goodFile)
+	s.current, s.good, s.hasGood = current, good, !errors.Is(goodErr, fs.ErrNotExist)
+	if !s.hasGood {
+		goodErr = nil
 	}
-	s.current, _ = read(currentFile)
-	s.good, s.hasGood = read(goodFile)
-	if text, ok := read(rejectedFile); ok {
-		line, _, _ := bytes.Cut(text, []byte("\n"))
+	switch {
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		err = nil
+		if goodErr != nil { // nothing to go back to, as before the first check-in
+			s.good, s.hasGood = nil, false
+		}
+	default:
+		s.status.Error = err.Error()
+		if n = goodNetwork; goodErr != nil { // a change is tried against what is applied
+			s.good, n = nil, s.Image
+		}
+	}
+	rejected, rejectedErr := readFile(filepath.Join(s.Dir, rejectedFile))
+	line, rest, _ := bytes.Cut(rejected, []byte("\n"))
+	if rejectedErr == nil && !bytes.Equal(rest, s.current) { // else the power went before it was reverted
 		s.status.Reverted = string(bytes.TrimPrefix(line, []byte("# ")))
 	}
-	n, err := s.parse(s.current)
-	if err != nil {
-		err = fmt.Errorf("%s: %w", filepath.Join(s.Dir, currentFile), err)
-		s.status.Error = err.Error()
-		errs = append(errs, err)
-		if n, err = s.parse(s.good); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", filepath.Join(s.Dir, goodFile), err))
-			n = s.Image
-		}
-		s.apply(n)
-		return errors.Join(errs...)
-	}
 	s.apply(n)
-	s.tryOut()
-	return errors.Join(errs...)
+	if s.status.Error == "" {
+		s.tryOut()
+	}
+	if errors.Is(rejectedErr, fs.ErrNotExist) {
+		rejectedErr = nil
+	}
+	return errors.Join(err, goodErr, rejectedErr)
+}
+
+// load returns the text of a file and the settings that it leads to. For a file
+// that is not there they are the image's, beside the error.
+func (s *Settings) load(name string) (text []byte, n config.Network, err error) {
+	path := filepath.Join(s.Dir, name)
+	text, err = readFile(path)
+	if err != nil {
+		return nil, s.Image, err
+	}
+	if n, err = s.parse(text); err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return text, n, err
 }
 
 func readFile(path string) ([]byte, error) {
@@ -144,7 +160,13 @@ func (s *Settings) tryOut() {
 	}
 	s.Log.Info("network settings on trial", "for", TrialTime)
 	var timer *time.Timer
-	timer = time.AfterFunc(TrialTime, func() { s.revert(timer) })
+	timer = time.AfterFunc(TrialTime, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.trial == timer { // else it has ended meanwhile
+			s.revert()
+		}
+	})
 	s.trial = timer
 }
 
@@ -163,7 +185,7 @@ func (s *Settings) Set(text []byte) error {
 	if err := s.write(currentFile, text); err != nil {
 		return err
 	}
-	s.current, s.status = text, Status{}
+	s.current, s.status = bytes.Clone(text), Status{}
 	if err := durable.Remove(filepath.Join(s.Dir, rejectedFile)); err != nil {
 		s.Log.Error("network settings", "err", err)
 	}
@@ -221,17 +243,11 @@ func (s *Settings) CheckedIn() {
 	}
 }
 
-// revert brings the good settings back, unless the trial that timer is for has
-// ended meanwhile.
-func (s *Settings) revert(timer *time.Timer) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.trial != timer {
-		return
-	}
+// revert brings the good settings back.
+func (s *Settings) revert() {
 	s.trial, s.status.Trial = nil, false
 	n, err := s.parse(s.good)
-	if err != nil { // it was applied before; only another firmware can come here
+	if err != nil { // cannot be: it has been read before
 		s.Log.Error("network settings: no check-in, and the good ones are of no use", "err", err)
 		return
 	}

@@ -1,0 +1,43 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/exosite/gwe/gweinit/syslog"
+)
+
+// Together at most 2 MiB of the 30 that the smallest /data has.
+const (
+	messagesSize = 512 << 10
+	oldMessages  = 3
+)
+
+// keepMessages has the log in /data/log/messages, that of the kernel and of PID
+// 1 from the first moment on.
+func keepMessages(s *system) error {
+	messages := syslog.New(syslog.Options{
+		Kmsg: "/dev/kmsg", Socket: "/dev/log",
+		File: "/data/log/messages", MaxSize: messagesSize, Keep: oldMessages,
+	})
+	s.endMessages = s.background("messages", func(ctx context.Context) {
+		if err := messages.Run(ctx); err != nil {
+			logError("messages: %v", err)
+		}
+	})
+	return nil
+}
+
+// closeMessages lets go of the log: /data is to be unmounted.
+func closeMessages(s *system) error {
+	if s.endMessages == nil {
+		return nil
+	}
+	select {
+	case <-s.endMessages():
+		return nil
+	case <-time.After(messagesWait):
+		return errors.New("the log does not end")
+	}
+}

@@ -1,0 +1,129 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/config"
+	"github.com/exosite/gwe/gweinit/durable"
+	"github.com/exosite/gwe/gweinit/identity"
+	"github.com/exosite/gwe/gweinit/network"
+	"github.com/exosite/gwe/gweinit/network/settings"
+)
+
+// imageNetwork is the network of a gateway that is not told otherwise.
+const imageNetwork = "/etc/gweinit/network.yaml"
+
+// startNetwork sets up the network, and keeps it so. /etc/resolv.conf and
+// /etc/hosts are links to /run.
+func startNetwork(s *system) error {
+	var image config.Network
+	text, err := os.ReadFile(imageNetwork)
+	if err == nil {
+		if image, err = config.ParseNetwork(text); err != nil {
+			err = fmt.Errorf("%s: %w", imageNetwork, err)
+		}
+	}
+	s.network = network.New(network.Options{
+		Log:        logger,
+		ResolvConf: "/run/resolv.conf",
+		Changed:    s.networkChanged,
+	})
+	s.settings = &settings.Settings{Options: settings.Options{
+		Dir:   gatewayFolder,
+		Image: image,
+		Apply: func(n config.Network) {
+			if n.Hostname != "" { // programs see it from the beginning
+				s.rename(n.Hostname)
+			}
+			s.network.Apply(n)
+		},
+		Record: s.recordNetwork,
+		Log:    logger,
+	}}
+	err = errors.Join(err, s.settings.Start())
+	s.background("network", s.network.Run)
+	return err
+}
+
+// networkChanged is called by the network.
+func (s *system) networkChanged(st network.Status) {
+	s.rename(st.Hostname)
+	s.clock.Servers(st.NTP)
+}
+
+func (s *system) rename(name string) {
+	if err := s.setHostname(name); err != nil {
+		logError("set the host name: %v", err)
+	}
+}
+
+// recordNetwork keeps the good network.yaml in the identity record too.
+func (s *system) recordNetwork(text []byte) error {
+	return s.withIdentity(func(store *identity.Store) error {
+		record, err := loadIdentity(store)
+		if err != nil {
+			return err
+		}
+		if record.Files == nil {
+			record.Files = map[string][]byte{}
+		}
+		const name = "network.yaml"
+		if record.Files[name] = text; len(text) == 0 {
+			delete(record.Files, name)
+		}
+		return store.Save(record)
+	})
+}
+
+// nameHost gives the gateway a name, which the network may know better.
+func nameHost(s *system) error { return s.setHostname("") }
+
+// setHostname makes name, or if that is empty the image's, that of this host.
+func (s *system) setHostname(name string) error {
+	s.nameMu.Lock()
+	defer s.nameMu.Unlock()
+	if name == "" {
+		name = "gateway"
+		text, err := os.ReadFile("/etc/hostname")
+		switch given := strings.TrimSpace(string(text)); {
+		case err == nil && given != "":
+			name = given
+		case err != nil && !errors.Is(err, os.ErrNotExist):
+			return err
+		}
+	}
+	if now, err := os.Hostname(); err == nil && now == name {
+		if _, err := os.Stat("/run/hosts"); err == nil {
+			return nil
+		}
+	}
+	// As Debian has it: a host without an address still has its name.
+	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + name + "\n"
+	return errors.Join(
+		unix.Sethostname([]byte(name)),
+		durable.WriteFile("/run/hosts", []byte(hosts), 0o644),
+	)
+}
+
+// loopbackUp sets lo up; the kernel then gives it 127.0.0.1 and ::1 by itself.
+func loopbackUp(*system) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket: %w", err)
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
+}
