@@ -32,8 +32,8 @@ func TestFloor(t *testing.T) {
 			if err := s.Floor(); err != nil {
 				t.Fatal(err)
 			}
-			if (len(s.kernel.steps) == 1 && s.kernel.steps[0].Equal(build)) != tt.steps {
-				t.Errorf("steps %v, want one: %v", s.kernel.steps, tt.steps)
+			if (len(s.kernel.steps()) == 1 && s.kernel.steps()[0].Equal(build)) != tt.steps {
+				t.Errorf("steps %v, want one: %v", s.kernel.steps(), tt.steps)
 			}
 			if got := s.Status().Source; got != "" || len(s.set) > 0 {
 				t.Errorf("the clock counts as set by %q", got)
@@ -114,8 +114,8 @@ func TestRestore(t *testing.T) {
 			if d := s.kernel.now().Sub(at(tt.want)); d < 0 || d > time.Second {
 				t.Errorf("the clock shows %v, want %v", s.kernel.now(), tt.want)
 			}
-			if len(s.kernel.steps) != tt.steps {
-				t.Errorf("steps %v, want %d", s.kernel.steps, tt.steps)
+			if len(s.kernel.steps()) != tt.steps {
+				t.Errorf("steps %v, want %d", s.kernel.steps(), tt.steps)
 			}
 			want := []string(nil)
 			if tt.source != "" {
@@ -165,7 +165,7 @@ func TestStore(t *testing.T) {
 	if got, _ := storedTime(s.o.File); !got.Equal(stored) {
 		t.Errorf("stored %v instead of %v", got, stored)
 	}
-	if len(s.kernel.writes) > 0 {
+	if len(s.kernel.writes()) > 0 {
 		t.Error("the RTC was written without NTP")
 	}
 }

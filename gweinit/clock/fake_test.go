@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,14 +28,14 @@ func at(s string) time.Time {
 
 // fakeKernel has a clock that is some time away from that of this machine.
 type fakeKernel struct {
-	mu     sync.Mutex
-	away   time.Duration
-	noSet  error
-	rtc    time.Time
-	noRTC  error
-	steps  []time.Time
-	slews  []slew
-	writes []time.Time // to the RTC
+	mu      sync.Mutex
+	away    time.Duration
+	noSet   error
+	rtc     time.Time
+	noRTC   error
+	stepped []time.Time
+	slewed  []slew
+	written []time.Time // to the RTC
 }
 
 // shows lets the clock show a time, as somebody does with date(1).
@@ -57,39 +58,39 @@ func (k *fakeKernel) set(t time.Time) error {
 	k.shows(t)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.steps = append(k.steps, t)
+	k.stepped = append(k.stepped, t)
 	return nil
 }
 
 func (k *fakeKernel) slew(s slew) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.slews = append(k.slews, s)
+	k.slewed = append(k.slewed, s)
 	return nil
 }
 
 func (k *fakeKernel) readRTC() (time.Time, error) { return k.rtc, k.noRTC }
 
 func (k *fakeKernel) writeRTC(t time.Time) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if k.noRTC != nil {
 		return k.noRTC
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.writes = append(k.writes, t)
+	k.written = append(k.written, t)
 	return nil
 }
 
-// last returns the last slew.
-func (k *fakeKernel) last(t *testing.T) slew {
-	t.Helper()
+// done is a copy of what was done so far.
+func done[T any](k *fakeKernel, what *[]T) []T {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.slews) == 0 {
-		t.Fatal("no slew")
-	}
-	return k.slews[len(k.slews)-1]
+	return slices.Clone(*what)
 }
+
+func (k *fakeKernel) steps() []time.Time  { return done(k, &k.stepped) }
+func (k *fakeKernel) slews() []slew       { return done(k, &k.slewed) }
+func (k *fakeKernel) writes() []time.Time { return done(k, &k.written) }
 
 // setup is a clock with a fake kernel.
 type setup struct {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 type server struct {
 	name    string
 	failed  int           // times in a row
+	nth     int           // of its addresses
 	every   time.Duration // it has asked for: at most once
 	rest    time.Time     // not before
 	outlier bool
@@ -24,7 +24,6 @@ type server struct {
 
 // reply is what came from a server.
 type reply struct {
-	server   *server
 	response *ntp.Response
 	err      error
 }
@@ -56,9 +55,9 @@ func askServer(name string, nth int, now func() time.Time) reply {
 }
 
 func query(name string, nth int, now func() time.Time, timeout time.Duration) (r reply) {
-	defer func() { // such packets come from anywhere; PID 1 goes on
+	defer func() { // the library (1.6.0) panics on a precision of -128; PID 1 must not
 		if p := recover(); p != nil {
-			r = reply{err: fmt.Errorf("panic: %v\n%s", p, debug.Stack())}
+			r = reply{err: fmt.Errorf("panic: %v", p)}
 		}
 	}()
 	// Names have several addresses: of IPv4 and IPv6, of which one may not work
@@ -84,9 +83,9 @@ func query(name string, nth int, now func() time.Time, timeout time.Duration) (r
 	return r
 }
 
-// judge makes an answer of a reply, or says why it is none.
-func (c *Clock) judge(r reply) (answer, error) {
-	s, now := r.server, time.Now()
+// judge makes an answer of a server's reply, or says why it is none.
+func (c *Clock) judge(s *server, r reply) (answer, error) {
+	now := time.Now()
 	if s.every > 0 {
 		s.rest = now.Add(s.every)
 	}
@@ -108,8 +107,13 @@ func (c *Clock) judge(r reply) (answer, error) {
 		if err := r.response.Validate(); err != nil {
 			return answer{}, err
 		}
-		if err := c.check(r.response.Timestamps.ServerXmit); err != nil {
+		stamps := r.response.Timestamps
+		if err := c.check(stamps.ServerXmit); err != nil {
 			return answer{}, err
+		}
+		// The offset is the mean of both; the library takes them for granted.
+		if held := stamps.ServerXmit.Sub(stamps.ServerRecv); held < 0 || held > answerTimeout {
+			return answer{}, fmt.Errorf("it says that it took %v to answer", held)
 		}
 		return answer{s, r.response.ClockOffset, r.response.RootDistance, int(r.response.Stratum)}, nil
 	}()
@@ -118,6 +122,7 @@ func (c *Clock) judge(r reply) (answer, error) {
 		c.o.Log.Info("NTP server answers", "server", s.name)
 		s.failed = 0
 	case err != nil:
+		s.nth++
 		if s.failed++; s.failed == 1 { // not each time: it may be for years
 			c.o.Log.Warn("NTP server", "server", s.name, "err", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -118,6 +119,9 @@ func TestQuery(t *testing.T) {
 		{"far from the truth", change(func(p *packet) { p.Dispersion = 17 << 16 }), "dispersion"},
 		{"no time", change(func(p *packet) { p.Tx = 0 }), "transmit"},
 		{"backwards", change(func(p *packet) { p.Rx++ }), "backwards"},
+		{"panic of the library", change(func(p *packet) { p.Precision = -128 }), "negative shift"},
+		{"held for a year", change(func(p *packet) { p.Rx -= 365 * 24 * 3600 << 32 }), "took 8760h"},
+		{"held for minus a century", change(func(p *packet) { p.Rx = 1 << 60 }), "took -"},
 		{"stale", change(func(p *packet) { p.Reference -= 3 * 24 * 3600 << 32 }), "fresh"},
 		{"before the build", func(r []byte) [][]byte { return [][]byte{good(r, build.Add(-day).Sub(time.Now())).bytes()} }, "before the build"},
 		{"in the far future", func(r []byte) [][]byte { return [][]byte{good(r, build.AddDate(30, 0, 0).Sub(time.Now())).bytes()} }, "20 years after"},
@@ -133,15 +137,8 @@ func TestQuery(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := newSetup(t, build)
-			// The same clock as the server's, but never before the build.
-			ahead := max(0, build.Add(day).Sub(time.Now()))
-			answer := tt.answer
-			if ahead > 0 {
-				t.Skip("the clock of this machine is before the build of the test")
-			}
-			r := query(serve(t, answer), 0, time.Now, 200*time.Millisecond)
-			r.server = &server{name: "s"}
-			a, err := s.judge(r)
+			r := query(serve(t, tt.answer), 0, time.Now, 200*time.Millisecond)
+			a, err := s.judge(&server{name: "s"}, r)
 			if tt.err == "" && (err != nil || a.offset.Abs() > 50*time.Millisecond || a.stratum != 2 || a.distance < 15*time.Millisecond || a.distance > 200*time.Millisecond) {
 				t.Errorf("got %+v, %v", a, err)
 			}
@@ -233,17 +230,17 @@ func TestLoopback(t *testing.T) {
 				text, _ := json.Marshal(st)
 				t.Errorf("status %s", text)
 			}
-			if len(s.kernel.steps) != 1 || len(s.kernel.slews) != 1 || s.kernel.last(t).small != 0 || s.kernel.last(t).maxError <= 0 {
-				t.Errorf("steps %v, slews %v", s.kernel.steps, s.kernel.slews)
+			if len(s.kernel.steps()) != 1 || len(s.kernel.slews()) != 1 || s.kernel.slews()[0].small != 0 || s.kernel.slews()[0].maxError <= 0 {
+				t.Errorf("steps %v, slews %v", s.kernel.steps(), s.kernel.slews())
 			}
 			if stored, err := storedTime(s.o.File); err != nil || time.Since(stored).Abs() > 5*time.Second {
 				t.Errorf("stored %v, %v", stored, err)
 			}
-			if len(s.kernel.writes) != 1 || time.Since(s.kernel.writes[0]).Abs() > 5*time.Second {
-				t.Errorf("RTC %v", s.kernel.writes)
+			if len(s.kernel.writes()) != 1 || time.Since(s.kernel.writes()[0]).Abs() > 5*time.Second {
+				t.Errorf("RTC %v", s.kernel.writes())
 			}
-			if err := s.Store(); err != nil || len(s.kernel.writes) != 2 {
-				t.Errorf("Store at the shutdown: %v, RTC %v", err, s.kernel.writes)
+			if err := s.Store(); err != nil || len(s.kernel.writes()) != 2 {
+				t.Errorf("Store at the shutdown: %v, RTC %v", err, s.kernel.writes())
 			}
 			if !strings.Contains(s.log.String(), tt.log) {
 				t.Errorf("log without %q:\n%s", tt.log, s.log)
@@ -252,11 +249,14 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
-// FuzzQuery: whatever comes as an answer, there is no panic, and no time that
+// FuzzQuery: whatever comes as an answer, no panic gets out, and no time that
 // cannot be right.
 func FuzzQuery(f *testing.F) {
+	var mu sync.Mutex
 	var now []byte
 	address := serve(f, func(request []byte) [][]byte {
+		mu.Lock()
+		defer mu.Unlock()
 		answer := slices.Clone(now)
 		if len(answer) >= 32 {
 			copy(answer[24:32], request[40:48])
@@ -266,21 +266,27 @@ func FuzzQuery(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(make([]byte, 47))
 	f.Add(good(make([]byte, 48), 0).bytes())
+	// Received in 2104, sent in 2026: the library sees it the other way round.
+	odd := good(make([]byte, 48), 0)
+	odd.Rx = 1 << 60
+	f.Add(odd.bytes())
+	odd.Precision = -128
+	f.Add(odd.bytes())
 	f.Add(slices.Repeat([]byte{0xff}, 96))
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		if len(answer) > 1000 {
 			return
 		}
+		mu.Lock()
 		now = answer
+		mu.Unlock()
 		s := newSetup(t, build)
 		r := query(address, 0, time.Now, time.Second)
-		r.server = &server{name: "s"}
-		if a, err := s.judge(r); err == nil {
-			if e := s.check(time.Now().Add(a.offset)); e != nil || a.distance < 0 || a.stratum < 1 || a.stratum > 15 {
-				t.Errorf("%+v: %v", a, e)
+		if a, err := s.judge(&server{name: "s"}, r); err == nil {
+			right := time.Now().Add(a.offset)
+			if right.Before(build.Add(-answerTimeout)) || right.After(build.AddDate(most, 0, 1)) || a.distance < 0 || a.stratum < 1 || a.stratum > 15 {
+				t.Errorf("%+v", a)
 			}
-		} else if strings.Contains(err.Error(), "panic") {
-			t.Error(err)
 		}
 	})
 }
@@ -289,6 +295,6 @@ func FuzzQuery(f *testing.F) {
 func truth(right time.Time, now func() time.Time) *ntp.Response {
 	return &ntp.Response{
 		ClockOffset: right.Sub(now()), RootDistance: 20 * time.Millisecond, Version: 4, Stratum: 2,
-		Time: right, Timestamps: ntp.ProtocolTimestamps{ServerXmit: right}, ReferenceTime: right.Add(-time.Minute),
+		Time: right, Timestamps: ntp.ProtocolTimestamps{ServerRecv: right, ServerXmit: right}, ReferenceTime: right.Add(-time.Minute),
 	}
 }

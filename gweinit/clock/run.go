@@ -67,6 +67,11 @@ func (c *Clock) Poke() {
 // again, but not twice at once.
 func (c *Clock) Run(ctx context.Context) {
 	store := time.Now().Add(storeEvery)
+	select { // pokes so far are not about what comes now
+	case <-c.wake:
+	default:
+	}
+	c.poked()
 	for {
 		c.readList()
 		next := store
@@ -81,9 +86,7 @@ func (c *Clock) Run(ctx context.Context) {
 		case <-c.wake:
 			timer.Stop()
 			c.readList()
-			if !c.ok {
-				c.next, c.retry = c.asked.Add(pokeGap), retryFirst
-			}
+			c.poked()
 		case <-timer.C:
 		}
 		if time.Until(store) <= 0 {
@@ -93,6 +96,12 @@ func (c *Clock) Run(ctx context.Context) {
 		if at, ok := c.nextPoll(); ok && time.Until(at) <= 0 {
 			c.poll(ctx)
 		}
+	}
+}
+
+func (c *Clock) poked() {
+	if !c.ok {
+		c.next, c.retry = c.asked.Add(pokeGap), retryFirst
 	}
 }
 
@@ -110,7 +119,7 @@ func (c *Clock) readList() {
 		c.servers = append(c.servers, c.known[name])
 	}
 	for name, s := range c.known {
-		if !slices.Contains(list, name) && time.Until(s.rest) <= 0 {
+		if !slices.Contains(list, name) && time.Since(s.rest) > day {
 			delete(c.known, name)
 		}
 	}
@@ -162,28 +171,29 @@ func (c *Clock) tryPoll(ctx context.Context) error {
 	base, start := c.kernel.now(), time.Now()
 	now := func() time.Time { return base.Add(time.Since(start)) }
 	picked := pick(c.servers, start)
-	replies := make(chan reply, len(picked))
-	for _, s := range picked {
-		name, nth := s.name, s.failed
+	replies, done := make([]reply, len(picked)), make(chan bool, len(picked))
+	for i, s := range picked {
+		name, nth := s.name, s.nth
 		go func() {
-			r := c.ask(name, nth, now)
-			r.server = s
-			replies <- r
+			replies[i] = c.ask(name, nth, now)
+			done <- true
 		}()
+	}
+	for range picked {
+		select {
+		case <-ctx.Done(): // the rest ends by itself
+			return ctx.Err()
+		case <-done:
+		}
 	}
 	var answers []answer
 	var errs []error
-	for range picked {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case r := <-replies:
-			a, err := c.judge(r)
-			if err == nil {
-				answers = append(answers, a)
-			}
-			errs = append(errs, err)
+	for i, s := range picked {
+		a, err := c.judge(s, replies[i])
+		if err == nil {
+			answers = append(answers, a)
 		}
+		errs = append(errs, err)
 	}
 	if len(answers) == 0 {
 		return errors.Join(errs...)

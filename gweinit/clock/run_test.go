@@ -26,6 +26,7 @@ type world struct {
 	off    map[string]time.Duration // servers that are wrong
 	kiss   map[string]string
 	broken map[string]bool
+	bad    int           // addresses that do not work
 	delay  time.Duration // of all answers
 	during func()        // called meanwhile
 }
@@ -41,9 +42,11 @@ func (w *world) answer(name string, nth int, now func() time.Time) reply {
 		w.polls = append(w.polls, t)
 	}
 	w.asked[name] = append(w.asked[name], t)
-	off, kiss, broken, during := w.off[name], w.kiss[name], w.broken[name] || w.broken["all"], w.during
+	off, kiss, broken := w.off[name], w.kiss[name], w.broken[name] || w.broken["all"]
+	delay, during := w.delay, w.during
+	broken = broken || nth < w.bad
 	w.mu.Unlock()
-	time.Sleep(w.delay)
+	time.Sleep(delay)
 	if broken {
 		return reply{err: errors.New("i/o timeout")}
 	}
@@ -71,6 +74,20 @@ func (w *world) taken() []time.Duration {
 	p := w.polls
 	w.polls = nil
 	return p
+}
+
+// asks returns when a server was asked.
+func (w *world) asks(name string) []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.asked[name])
+}
+
+// names returns how many servers were asked.
+func (w *world) names() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.asked)
 }
 
 // wait lets time go by.
@@ -111,8 +128,8 @@ func within(t *testing.T, polls []time.Duration, wants ...time.Duration) {
 func TestIntervals(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		wait(time.Minute)
-		if len(w.polls) > 0 || len(w.kernel.steps) > 0 {
-			t.Fatalf("polls without servers: %v", w.polls)
+		if polls := w.taken(); len(polls) > 0 || len(w.kernel.steps()) > 0 {
+			t.Fatalf("polls without servers: %v", polls)
 		}
 		w.Servers([]string{"a", "b"})
 		synctest.Wait()
@@ -125,7 +142,7 @@ func TestIntervals(t *testing.T) {
 		within(t, polls[:7], 64*s, 128*s, 256*s, 512*s, 1024*s, 2048*s)
 		// The kernel learns from intervals: it has to know them.
 		for i, want := range []time.Duration{64 * s, 128 * s, 256 * s, 512 * s, 1024 * s, 2048 * s, 2048 * s} {
-			if got := w.kernel.slews[i]; got.interval != want || got.maxError < 20*time.Millisecond {
+			if got := w.kernel.slews()[i]; got.interval != want || got.maxError < 20*time.Millisecond {
 				t.Errorf("slew %d: %+v, want the interval %v", i, got, want)
 			}
 		}
@@ -137,13 +154,13 @@ func TestIntervals(t *testing.T) {
 		if got := w.taken(); len(got) > 1 {
 			t.Errorf("polls though in sync: %v", got)
 		}
-		// Ten years later: no more polls than there have to be.
-		wait(30 * day)
-		if got, most := len(w.taken()), int(30*day/(2048*s*3/4)); got > most || got < int(30*day/(2048*s)) {
-			t.Errorf("%d polls in 30 days, want at most %d", got, most)
+		// Later: no more polls than there have to be.
+		wait(4 * day)
+		if got, most := len(w.taken()), int(4*day/(2048*s*3/4)); got > most || got < int(4*day/(2048*s)) {
+			t.Errorf("%d polls in 4 days, want at most %d", got, most)
 		}
-		if got := len(w.sources()); got != 0 || len(w.kernel.steps) != 1 {
-			t.Errorf("set again %d times, steps %v", got, w.kernel.steps)
+		if got := len(w.sources()); got != 0 || len(w.kernel.steps()) != 1 {
+			t.Errorf("set again %d times, steps %v", got, w.kernel.steps())
 		}
 	})
 }
@@ -151,7 +168,7 @@ func TestIntervals(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		const s = time.Second
-		w.broken["all"] = true
+		w.change(func() { w.broken["all"] = true })
 		w.Servers([]string{"a", "b"})
 		wait(2 * time.Hour)
 		polls := w.taken()
@@ -165,10 +182,9 @@ func TestBackoff(t *testing.T) {
 		// A new link: at once, and with short waits again.
 		before := time.Since(w.start)
 		w.Poke()
-		synctest.Wait()
 		wait(20 * s)
 		polls = w.taken()
-		if polls[0] != before {
+		if polls[0] > before+pokeGap {
 			t.Errorf("poked at %v, polls at %v", before, polls)
 		}
 		within(t, polls[:3], 4*s, 8*s)
@@ -193,9 +209,9 @@ func TestBackoff(t *testing.T) {
 		w.taken()
 		w.change(func() { w.broken["all"] = false })
 		w.Poke()
-		synctest.Wait()
-		if got := w.taken(); len(got) != 1 || w.Status().Error != "" || len(w.kernel.steps) != 1 {
-			t.Errorf("polls %v, status %+v, steps %v", got, w.Status(), w.kernel.steps)
+		wait(pokeGap)
+		if got := w.taken(); len(got) != 1 || w.Status().Error != "" || len(w.kernel.steps()) != 1 {
+			t.Errorf("polls %v, status %+v, steps %v", got, w.Status(), w.kernel.steps())
 		}
 	})
 }
@@ -217,15 +233,15 @@ func TestOffsets(t *testing.T) {
 				synctest.Wait()
 				w.kernel.shows(w.kernel.now().Add(-tt.away))
 				wait(time.Minute + 4*time.Second)
-				got, want := w.kernel.last(t), slew{maxError: 20*time.Millisecond + tt.away.Abs(), interval: 128 * time.Second}
+				got, want := w.kernel.slews()[1], slew{maxError: 20*time.Millisecond + tt.away.Abs(), interval: 128 * time.Second}
 				if tt.small {
 					want.small = tt.away
 				}
 				if tt.large {
 					want.large = tt.away
 				}
-				if got != want || len(w.kernel.steps) != 1 {
-					t.Errorf("got %+v, want %+v; steps %v", got, want, w.kernel.steps)
+				if got != want || len(w.kernel.steps()) != 1 {
+					t.Errorf("got %+v, want %+v; steps %v", got, want, w.kernel.steps())
 				}
 			})
 		})
@@ -238,35 +254,35 @@ func TestFarOff(t *testing.T) {
 		synctest.Wait()
 		wait(3 * time.Hour)
 		w.taken()
-		slews := len(w.kernel.slews)
+		slews := len(w.kernel.slews())
 		// One wrong answer does nothing.
 		w.change(func() { w.off["a"] = time.Hour })
-		for len(w.polls) == 0 {
+		for len(w.taken()) == 0 {
 			wait(time.Second)
 		}
 		w.change(func() { w.off["a"] = 0 })
 		wait(64 * time.Second)
-		if len(w.kernel.steps) != 1 || len(w.kernel.slews) != slews+1 || w.log.count("seems to be far off") != 1 {
-			t.Fatalf("steps %v, %d slews; log:\n%s", w.kernel.steps, len(w.kernel.slews)-slews, w.log)
+		if len(w.kernel.steps()) != 1 || len(w.kernel.slews()) != slews+1 || w.log.count("seems to be far off") != 1 {
+			t.Fatalf("steps %v, %d slews; log:\n%s", w.kernel.steps(), len(w.kernel.slews())-slews, w.log)
 		}
 		// A server that is wrong differently each time does nothing, and is not asked
 		// every minute.
 		wait(3 * time.Hour)
 		w.taken()
-		for i := range 24 {
+		for i := range 24 * 120 {
 			w.change(func() { w.off["a"] = time.Duration(i+1) * time.Hour })
-			wait(time.Hour)
+			wait(30 * time.Second)
 		}
-		if polls := w.taken(); len(w.kernel.steps) != 1 || len(polls) > 60 {
-			t.Errorf("steps %v, %d polls in a day", w.kernel.steps, len(polls))
+		if polls := w.taken(); len(w.kernel.steps()) != 1 || len(polls) > 60 {
+			t.Errorf("steps %v, %d polls in a day", w.kernel.steps(), len(polls))
 		}
 		// Somebody has set the clock: it is right again soon.
 		w.change(func() { w.off["a"] = 0 })
 		wait(3 * time.Hour)
 		w.kernel.shows(w.kernel.now().AddDate(1, 0, 0))
 		wait(36 * time.Minute)
-		if d := w.kernel.now().Sub(w.truth()); d.Abs() > time.Millisecond || len(w.kernel.steps) != 2 {
-			t.Errorf("off by %v, steps %v", d, w.kernel.steps)
+		if d := w.kernel.now().Sub(w.truth()); d.Abs() > time.Millisecond || len(w.kernel.steps()) != 2 {
+			t.Errorf("off by %v, steps %v", d, w.kernel.steps())
 		}
 		if w.log.count("level=ERROR") != 1 {
 			t.Errorf("log:\n%s", w.log)
@@ -282,8 +298,10 @@ func TestFarOff(t *testing.T) {
 // spoiled.
 func TestSetMeanwhile(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		w.delay = time.Second
-		w.during = sync.OnceFunc(func() { w.kernel.shows(at("2030-01-01T00:00:00Z")) })
+		w.change(func() {
+			w.delay = time.Second
+			w.during = sync.OnceFunc(func() { w.kernel.shows(at("2030-01-01T00:00:00Z")) })
+		})
 		w.Servers([]string{"a"})
 		wait(2 * time.Second)
 		if d := w.kernel.now().Sub(w.truth()); d.Abs() > time.Millisecond {
@@ -303,10 +321,10 @@ func TestKisses(t *testing.T) {
 		wait(time.Minute)
 		w.Servers([]string{"denied", "rated", "good"})
 		wait(10 * time.Hour)
-		if got := len(w.asked["denied"]); got != 1 {
+		if got := len(w.asks("denied")); got != 1 {
 			t.Errorf("denied: asked %d times", got)
 		}
-		rated := w.asked["rated"]
+		rated := w.asks("rated")
 		if len(rated) < 4 || len(rated) > 10 {
 			t.Errorf("rated: asked at %v", rated)
 		}
@@ -315,11 +333,11 @@ func TestKisses(t *testing.T) {
 				t.Errorf("rated: asked at %v", rated)
 			}
 		}
-		if len(w.asked["good"]) < 30 || w.Status().Server != "good" {
-			t.Errorf("good: asked %d times, status %+v", len(w.asked["good"]), w.Status())
+		if len(w.asks("good")) < 30 || w.Status().Server != "good" {
+			t.Errorf("good: asked %d times, status %+v", len(w.asks("good")), w.Status())
 		}
 		wait(5 * time.Hour)
-		if got := len(w.asked["denied"]); got != 2 {
+		if got := len(w.asks("denied")); got != 2 {
 			t.Errorf("denied: asked %d times in more than a day", got)
 		}
 	})
@@ -347,12 +365,30 @@ func TestManyServers(t *testing.T) {
 		}
 		w.Servers(list)
 		synctest.Wait()
-		if w.Status().Source != "" || len(w.asked) != 4 {
-			t.Errorf("asked %v", w.asked)
+		if w.Status().Source != "" || w.names() != 4 {
+			t.Errorf("asked %d servers", w.names())
 		}
 		wait(4 * time.Second)
-		if w.Status().Source != FromNTP || len(w.asked) != 8 {
-			t.Errorf("asked %v", w.asked)
+		if w.Status().Source != FromNTP || w.names() != 8 {
+			t.Errorf("asked %d servers", w.names())
+		}
+	})
+}
+
+// A name's first addresses do not work, as with IPv6 here and there: once that
+// is found out, it costs nothing more.
+func TestAddresses(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.change(func() { w.bad = 2 })
+		w.Servers([]string{"a"})
+		wait(20 * time.Second)
+		if w.Status().Source != FromNTP {
+			t.Errorf("status %+v", w.Status())
+		}
+		w.taken()
+		wait(5 * time.Hour)
+		if polls := w.taken(); len(polls) > 18 || w.log.count("level=WARN") != 1 {
+			t.Errorf("polls at %v, log:\n%s", polls, w.log)
 		}
 	})
 }
@@ -401,14 +437,14 @@ func TestRTCDaily(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.kernel.noRTC = nil
 		w.Servers([]string{"a"})
-		wait(10*day + time.Hour)
-		if got := len(w.kernel.writes); got < 10 || got > 11 {
-			t.Errorf("%d writes in ten days", got)
+		wait(3*day + time.Hour)
+		if got := len(w.kernel.writes()); got < 3 || got > 4 {
+			t.Errorf("%d writes in three days", got)
 		}
 		w.kernel.mu.Lock()
 		w.kernel.noRTC = unix.EIO
 		w.kernel.mu.Unlock()
-		wait(10 * day)
+		wait(3 * day)
 		if w.log.count("level=ERROR") != 1 {
 			t.Errorf("log:\n%s", w.log)
 		}
@@ -479,7 +515,7 @@ func TestSpread(t *testing.T) {
 				s.Servers([]string{"a"})
 				wg.Go(func() { s.Run(ctx) })
 			}
-			time.Sleep(3 * time.Hour)
+			time.Sleep(100 * time.Minute)
 			cancel()
 			wg.Wait()
 			worst := 0
@@ -487,7 +523,7 @@ func TestSpread(t *testing.T) {
 				worst = max(worst, n)
 			}
 			// Evenly spread they would be about 1 in a second.
-			if total < 2*clocks || worst > 20 {
+			if total < clocks/2 || worst > 20 {
 				t.Errorf("broken %v: %d of %d polls in one second", broken, worst, total)
 			}
 		})

@@ -443,6 +443,7 @@ func (s *session) renewed(ctx context.Context, l *lease, taken <-chan struct{}) 
 			if !rebinding {
 				rebinding = true
 				s.log.Warn("lease not renewed; asking all servers", "address", l.prefix.Addr(), "server", l.server)
+				s.update(func(now *ipv4) { now.state = phase })
 			}
 		}
 		next, refused, err := s.renew(ctx, l, rebinding, min(s.reply, l.left(end)))

@@ -327,11 +327,11 @@ func (m *Manager) publish(links []*link, defaults6 []route) error {
 		dns = appendNew(dns, m.config.FallbackDNS...)
 	}
 	s.DNS, s.NTP = dns[:min(len(dns), maxDNS)], ntp
+	err := replace(m.o.ResolvConf, resolvConf(s.DNS, search)) // before somebody sees the status
 	m.mu.Lock()
 	changed := !reflect.DeepEqual(m.status, s)
 	m.status, m.leases = s, leases
 	m.mu.Unlock()
-	err := replace(m.o.ResolvConf, resolvConf(s.DNS, search)) // before somebody is told
 	if changed {
 		select {
 		case m.news <- struct{}{}:

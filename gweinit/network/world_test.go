@@ -141,7 +141,7 @@ func (w *world) run() {
 		cancel()
 		select {
 		case <-done:
-		case <-time.After(5 * time.Second):
+		case <-time.After(limit):
 			buf := make([]byte, 1<<20)
 			w.Errorf("Run does not end:\n%s", buf[:runtime.Stack(buf, true)])
 		}
@@ -149,13 +149,12 @@ func (w *world) run() {
 	w.Cleanup(func() { w.stop() })
 }
 
+// limit is longer than anything takes, also when the machine is busy and the
+// kernel, which makes and removes many namespaces here, takes its time.
+const limit = 40 * time.Second
+
 // until waits for a status.
 func (w *world) until(what string, is func(Status) bool) Status {
-	w.Helper()
-	return w.within(15*time.Second, what, is)
-}
-
-func (w *world) within(limit time.Duration, what string, is func(Status) bool) Status {
 	w.Helper()
 	start := time.Now()
 	for {
@@ -226,11 +225,10 @@ func (w *world) hasRoutes(lines ...string) {
 	w.Helper()
 	want := strings.Join(slices.Sorted(slices.Values(lines)), "\n")
 	var got string
-	for range 300 {
+	for start := time.Now(); time.Since(start) < limit; time.Sleep(10 * time.Millisecond) {
 		if got = w.routes(); got == want {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	w.Errorf("routes:\n%s\nwant:\n%s", got, want)
 }

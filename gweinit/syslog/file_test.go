@@ -148,7 +148,7 @@ func TestFileLoad(t *testing.T) {
 			}
 		}
 		n := 0
-		for batch := range 100 {
+		for batch := range 40 {
 			var lines []byte
 			for range batch*left%97 + 1 {
 				lines = fmt.Appendf(lines, "line %d %s\n", n, strings.Repeat("x", n%50))

@@ -72,8 +72,8 @@ func (r kmsgRecord) line() (text string, from source, name string) {
 	}
 	// A program writes its name itself, as PID 1 does.
 	text = strings.TrimLeft(text, " \t")
-	if rest, ok := strings.CutPrefix(text, "kernel:"); ok {
-		text = "kernel[?]:" + rest
+	if rest, ok := strings.CutPrefix(text, kernel.name); ok && strings.IndexAny(rest, ":[") == 0 {
+		text = "kernel[?]" + rest
 	}
 	name, _, _ = cutName(text)
 	if name = cleanName(name); name == "" {

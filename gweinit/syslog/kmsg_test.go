@@ -17,6 +17,8 @@ func TestParseKmsg(t *testing.T) {
 		{"PID 1's error", "11,401,7000000,-;gweinit: mount /data: no such device\n", "401 7s ERROR gweinit: mount /data: no such device"},
 		{"a program without a name", "12,1,0,-;hello there\n", "1 0s WARN  hello there"},
 		{"a program claims to be the kernel", "12,1,0,-;\tkernel: all is well\n", "1 0s WARN  kernel[?]: all is well"},
+		{"with a process ID", "12,1,0,-;kernel[1]: all is well\n", "1 0s WARN  kernel[?][1]: all is well"},
+		{"a name that begins so", "12,1,0,-;kerneld: a\n", "1 0s WARN  kerneld: a"},
 		{"without a space", "12,1,0,-; kernel:all is well\n", "1 0s WARN  kernel[?]:all is well"},
 		{"flags of newer kernels", "6,1,0,c,caller=T1,new=x;a;b\n", "1 0s INFO  kernel: a;b"},
 		{"no flags", "6,1,0;a\n", "1 0s INFO  kernel: a"},

@@ -52,13 +52,20 @@ type Settings struct {
 	Options
 
 	mu       sync.Mutex
-	current  []byte // network.yaml, nil if there is none
-	good     []byte
+	current  document // network.yaml
+	good     document // to go back to
 	hasGood  bool
 	recorded bool
-	applied  time.Time
+	changed  time.Time   // by Set
 	trial    *time.Timer // nil when there is none
 	status   Status
+}
+
+// document is the text of a network.yaml, empty if there is none, and what it
+// leads to.
+type document struct {
+	text    []byte
+	network config.Network
 }
 
 // Status is for reports.
@@ -73,79 +80,64 @@ type Status struct {
 func (s *Settings) Start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	current, n, err := s.load(currentFile)
-	good, goodNetwork, goodErr := s.load(goodFile)
-	s.current, s.good, s.hasGood = current, good, !errors.Is(goodErr, fs.ErrNotExist)
-	if !s.hasGood {
-		goodErr = nil
-	}
-	switch {
-	case err == nil || errors.Is(err, fs.ErrNotExist):
-		err = nil
-		if goodErr != nil { // nothing to go back to, as before the first check-in
-			s.good, s.hasGood = nil, false
-		}
-	default:
-		s.status.Error = err.Error()
-		if n = goodNetwork; goodErr != nil { // a change is tried against what is applied
-			s.good, n = nil, s.Image
-		}
+	var err, goodErr error
+	s.current, _, err = s.load(currentFile)
+	s.good, s.hasGood, goodErr = s.load(goodFile)
+	if goodErr != nil && err == nil {
+		s.hasGood = false // nothing to go back to, as before the first check-in
 	}
 	rejected, rejectedErr := readFile(filepath.Join(s.Dir, rejectedFile))
-	line, rest, _ := bytes.Cut(rejected, []byte("\n"))
-	if rejectedErr == nil && !bytes.Equal(rest, s.current) { // else the power went before it was reverted
+	// The current text in it is of a revert that the power cut short.
+	if line, text, ok := bytes.Cut(rejected, []byte("\n")); ok && !bytes.Equal(text, s.current.text) {
 		s.status.Reverted = string(bytes.TrimPrefix(line, []byte("# ")))
 	}
-	s.apply(n)
-	if s.status.Error == "" {
+	if err != nil {
+		s.status.Error = err.Error()
+		s.Apply(s.good.network)
+	} else {
+		s.Apply(s.current.network)
 		s.tryOut()
-	}
-	if errors.Is(rejectedErr, fs.ErrNotExist) {
-		rejectedErr = nil
 	}
 	return errors.Join(err, goodErr, rejectedErr)
 }
 
-// load returns the text of a file and the settings that it leads to. For a file
-// that is not there they are the image's, beside the error.
-func (s *Settings) load(name string) (text []byte, n config.Network, err error) {
+// load reads a document. One that is not there, or of no use, is as an empty
+// one: that leads to the settings of the image.
+func (s *Settings) load(name string) (d document, there bool, err error) {
 	path := filepath.Join(s.Dir, name)
-	text, err = readFile(path)
-	if err != nil {
-		return nil, s.Image, err
-	}
-	if n, err = s.parse(text); err != nil {
+	text, err := readFile(path)
+	if err == nil {
+		if d, err = s.parse(text); err == nil {
+			return d, text != nil, nil
+		}
 		err = fmt.Errorf("%s: %w", path, err)
 	}
-	return text, n, err
+	return document{nil, s.Image}, true, err
 }
 
+// readFile returns nil for a file that is not there.
 func readFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
-	if err == nil && info.Size() > maxSize {
-		err = fmt.Errorf("%s has %d bytes, at most %d", path, info.Size(), maxSize)
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
 		return nil, err
+	case info.Size() > maxSize:
+		return nil, fmt.Errorf("%s has %d bytes, at most %d", path, info.Size(), maxSize)
 	}
 	return os.ReadFile(path)
 }
 
-// parse returns the settings that a network.yaml leads to.
-func (s *Settings) parse(text []byte) (config.Network, error) {
+func (s *Settings) parse(text []byte) (document, error) {
 	if len(text) == 0 {
-		return s.Image, nil
+		return document{nil, s.Image}, nil
 	}
 	n, err := config.ParseNetwork(text)
 	if err != nil {
-		return config.Network{}, err
+		return document{}, err
 	}
-	return n.Over(s.Image), nil
-}
-
-func (s *Settings) apply(n config.Network) {
-	s.applied = time.Now()
-	s.Apply(n)
+	return document{bytes.Clone(text), n.Over(s.Image)}, nil
 }
 
 // tryOut begins a trial if the current settings are not the good ones.
@@ -154,7 +146,7 @@ func (s *Settings) tryOut() {
 		s.trial.Stop()
 		s.trial = nil
 	}
-	s.status.Trial = s.hasGood && !bytes.Equal(s.current, s.good)
+	s.status.Trial = s.hasGood && !bytes.Equal(s.current.text, s.good.text)
 	if !s.status.Trial {
 		return
 	}
@@ -173,35 +165,41 @@ func (s *Settings) tryOut() {
 // Set makes text network.yaml, durably, and applies it. An error says that
 // nothing has changed; the settings are checked before.
 func (s *Settings) Set(text []byte) error {
-	n, err := s.parse(text)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.set(text)
+}
+
+// Reload applies network.yaml as somebody has edited it.
+func (s *Settings) Reload() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text, err := readFile(filepath.Join(s.Dir, currentFile))
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if bytes.Equal(text, s.current) && s.status.Error == "" {
+	return s.set(text)
+}
+
+func (s *Settings) set(text []byte) error {
+	d, err := s.parse(text)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(text, s.current.text) && s.status.Error == "" {
 		return nil
 	}
 	if err := s.write(currentFile, text); err != nil {
 		return err
 	}
-	s.current, s.status = bytes.Clone(text), Status{}
+	s.current, s.status, s.changed = d, Status{}, time.Now()
 	if err := durable.Remove(filepath.Join(s.Dir, rejectedFile)); err != nil {
 		s.Log.Error("network settings", "err", err)
 	}
 	s.Log.Info("network settings changed")
-	s.apply(n)
+	s.Apply(d.network)
 	s.tryOut()
 	return nil
-}
-
-// Reload applies network.yaml as somebody has edited it.
-func (s *Settings) Reload() error {
-	text, err := readFile(filepath.Join(s.Dir, currentFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return s.Set(text)
 }
 
 // write writes a file; an empty network.yaml is none.
@@ -219,7 +217,7 @@ func (s *Settings) write(name string, text []byte) error {
 func (s *Settings) CheckedIn() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.status.Error != "" || time.Since(s.applied) < settleTime {
+	if s.status.Error != "" || time.Since(s.changed) < settleTime {
 		return // current is not what is applied, or hardly so
 	}
 	if s.trial != nil {
@@ -227,15 +225,15 @@ func (s *Settings) CheckedIn() {
 		s.trial, s.status.Trial = nil, false
 		s.Log.Info("network settings confirmed by a check-in")
 	}
-	if !s.hasGood || !bytes.Equal(s.current, s.good) {
-		if err := s.write(goodFile, s.current); err != nil {
+	if !s.hasGood || !bytes.Equal(s.current.text, s.good.text) {
+		if err := s.write(goodFile, s.current.text); err != nil {
 			s.Log.Error("network settings: remember that they are good", "err", err)
 			return // the next check-in tries again
 		}
 		s.good, s.hasGood, s.recorded = s.current, true, false
 	}
 	if !s.recorded {
-		if err := s.Record(s.good); err != nil {
+		if err := s.Record(s.good.text); err != nil {
 			s.Log.Error("network settings: record them", "err", err)
 			return
 		}
@@ -245,24 +243,19 @@ func (s *Settings) CheckedIn() {
 
 // revert brings the good settings back.
 func (s *Settings) revert() {
-	s.trial, s.status.Trial = nil, false
-	n, err := s.parse(s.good)
-	if err != nil { // cannot be: it has been read before
-		s.Log.Error("network settings: no check-in, and the good ones are of no use", "err", err)
-		return
-	}
-	s.status.Reverted = fmt.Sprintf("%s: reverted: no check-in within %v", time.Now().UTC().Format(time.RFC3339), TrialTime)
-	s.Log.Error("network settings", "reverted", fmt.Sprintf("no check-in within %v", TrialTime), "rejected", filepath.Join(s.Dir, rejectedFile))
+	reason := fmt.Sprintf("no check-in within %v", TrialTime)
+	s.trial, s.status = nil, Status{Reverted: fmt.Sprintf("%s: reverted: %s", time.Now().UTC().Format(time.RFC3339), reason)}
+	s.Log.Error("network settings", "reverted", reason, "rejected", filepath.Join(s.Dir, rejectedFile))
 	// The order: with the power gone in between, the next boot tries again.
-	err = errors.Join(
-		s.write(rejectedFile, append([]byte("# "+s.status.Reverted+"\n"), s.current...)),
-		s.write(currentFile, s.good),
+	err := errors.Join(
+		s.write(rejectedFile, append([]byte("# "+s.status.Reverted+"\n"), s.current.text...)),
+		s.write(currentFile, s.good.text),
 	)
 	if err != nil {
 		s.Log.Error("network settings: keep the good ones", "err", err)
 	}
 	s.current = s.good
-	s.apply(n)
+	s.Apply(s.current.network)
 }
 
 // Status says how the settings stand.
