@@ -5,6 +5,7 @@ package stories
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -117,8 +118,8 @@ func (m *machine) waits(command string) {
 }
 
 // listening are the sockets that take what comes from outside (proc_net(5)):
-// TCP in state 0A, and UDP and raw ones without a peer.
-const listening = `awk 'FNR>1 && ($4=="0A" || FILENAME!~/tcp/) && $2!~/^(0100007F|00000000000000000000000001000000):/ {print FILENAME, $2}' /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 /proc/net/raw /proc/net/raw6`
+// TCP in state 0A, and UDP and raw ones in state 07, without a peer.
+const listening = `awk 'FNR>1 && ($4=="0A" || $4=="07") && $2!~/^(0100007F|00000000000000000000000001000000):/ {print FILENAME, $2}' /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 /proc/net/raw /proc/net/raw6`
 
 // A gateway with a provisioned card is switched on: it gets an address and the
 // time, knows who it is, logs, listens to nobody, and still does all that after
@@ -166,6 +167,21 @@ network:
 			}
 		}
 		m.timeIs(ahead, 10*time.Second)
+		var status struct {
+			Board, Slot string
+			Failed      []string
+			Network     struct {
+				Hostname string
+				Links    []struct{ State string }
+			}
+			Clock struct{ Source string }
+		}
+		if err := json.Unmarshal([]byte(m.runs("gweinit call gweinit.status")), &status); err != nil {
+			t.Error(err)
+		}
+		if got, want := fmt.Sprint(status), fmt.Sprintf("{%s a [] {gw-42 [{dhcp: bound}]} {ntp}}", b.Board); got != want {
+			t.Errorf("the status is %s, want %s", got, want)
+		}
 		if r := c.identity(t); !bytes.Contains(r.Files["Gateway.cfg"], []byte(serial)) {
 			t.Errorf("the record has %v, without the serial number", r)
 		}
@@ -192,6 +208,53 @@ network:
 			m.runs("test ! -e /run/clock-set")
 		}
 		m.waits("cat /var/log/messages* | grep -c 'gweinit: ready' | grep -qx 2")
+	})
+}
+
+// Somebody changes the network of a gateway far away. What cannot work is not
+// taken, and what has not been proved by a check-in is on trial.
+func TestNewNetwork(t *testing.T) {
+	eachThorough(t, func(t *testing.T, b *build) {
+		c := b.card(t)
+		m := c.boot(t)
+		m.ready(b, slot.A)
+		m.shell()
+		m.waits("ip route | grep -q '^default via 10.0.2.2'")
+		const set = "gweinit call gweinit.setNetwork "
+		if got, want := m.runs(set+"'links: [{name: eth0, ipv4: dchp}]' 2>&1 || test $? = 1"), `gweinit call: line 1: links[0].ipv4: "dchp" is not one of dhcp, static, link-local, off`; got != want {
+			t.Errorf("a mistake:\ngot  %q\nwant %q", got, want)
+		}
+		m.runs("test ! -e /data/gwe/network.yaml")
+		onTrial := func(want string) {
+			t.Helper()
+			if got := m.runs(`gweinit call gweinit.status | grep -o '"trial": [a-z]*'`); got != `"trial": `+want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+		m.runs("sleep 6; gweinit call gweinit.checkedIn")
+		onTrial("false")
+		m.runs(set + "'links: [{name: eth0, ipv4: static, addresses: [10.0.2.77/24], gateway: 10.0.2.2}]'")
+		m.waits("ip -4 addr show scope global | grep -q 10.0.2.77/24")
+		m.waits("ping -c1 -W2 10.0.2.2 >/dev/null")
+		onTrial("true")
+		m.runs("gweinit call gweinit.checkedIn") // which may have come over the network from before
+		onTrial("true")
+		m.runs("sleep 6; gweinit call gweinit.checkedIn")
+		onTrial("false")
+		if r := c.identity(t); !bytes.Contains(r.Files["network.yaml"], []byte("10.0.2.77")) {
+			t.Errorf("the record has %v, without the address", r)
+		}
+		// By an editor, and back to the image's.
+		m.runs("echo 'hostname: by-hand' > /data/gwe/network.yaml; gweinit call gweinit.reloadNetwork; hostname | grep -x by-hand")
+		m.runs(set + "''")
+		m.waits("ip -4 addr show scope global | grep -q 10.0.2.15/24")
+		m.waits("hostname | grep -qx gateway")
+		io.WriteString(m, "reboot\n")
+		m.sees("gweinit: reboot")
+		m.ready(b, slot.A)
+		m.shell()
+		m.waits("ip -4 addr show scope global | grep -q 10.0.2.15/24")
+		onTrial("true")
 	})
 }
 
@@ -282,12 +345,17 @@ network:
     - name: eth0
       ipv4: static
       addresses: [10.0.9.2/24]
+    - name: eth0.7
+      vlan: {parent: eth0, id: 7}
+      ipv4: static
+      addresses: [10.0.7.2/24]
 `)
 		w, plug := plugWire(t, "10.0.9.1")
 		m := c.boot(t, plug)
 		m.ready(b, slot.A)
 		m.shell()
 		m.waits("ip -4 addr show scope global | grep -q 10.0.9.2")
+		m.waits("ip -4 addr show dev eth0.7 | grep -q 10.0.7.2") // its module came by itself
 		// So that each closed port says so.
 		m.runs("cd /proc/sys/net/ipv4; echo 0 > icmp_ratelimit; echo 1000000 > icmp_msgs_per_sec; echo 100000 > icmp_msgs_burst; cd")
 		io.WriteString(m, "ping -c 3 10.0.9.1\n")
@@ -360,8 +428,8 @@ func TestPowerCutsOnTheFirstDay(t *testing.T) {
 				t.Errorf("the ready line ends in %q", rest)
 			}
 			m.shell()
-			got := m.runs("hostname; date +%Z; grep -E 'uuid|vendor|model' /data/gwe/Gateway.cfg | tr -d ' ' | sort; ls -A /data/gwe")
-			if want := fmt.Sprintf("gw-%d\nJST\nmodel=a1b2c3\nuuid=serial-no-%d\nvendor=a1b2c3\nGateway.cfg\nclock\nnetwork.yaml\nprovision.yaml\ntimezone", card, card); got != want {
+			got := m.runs("hostname; date +%Z; grep -E 'uuid|vendor|model' /data/gwe/Gateway.cfg | tr -d ' ' | sort; ls -1A /data/gwe")
+			if want := fmt.Sprintf("gw-%d\nJST\nmodel=a1b2c3\nuuid=serial-no-%d\nvendor=a1b2c3\nGateway.cfg\nnetwork.yaml\nprovision.yaml\ntimezone", card, card); got != want {
 				t.Errorf("card %d:\ngot  %q\nwant %q", card, got, want)
 			}
 			if c.bootHas(t, "serial-no") {
@@ -402,7 +470,7 @@ func TestFactoryReset(t *testing.T) {
 		}
 		use()
 		start := time.Now()
-		m.runs("gweinit call gweinit.factoryReset settings")
+		io.WriteString(m, "gweinit call gweinit.factoryReset settings\n")
 		m.sees("gweinit: reboot")
 		for i := range 4 { // the power goes while it is at it
 			m.sees("gwe: slot=a")

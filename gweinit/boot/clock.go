@@ -43,6 +43,14 @@ func keepClock(s *system) error {
 	return err
 }
 
+// storeClock is for the next boot.
+func storeClock(s *system) error {
+	if s.clock == nil { // a reboot in the first moment
+		return nil
+	}
+	return s.clock.Store()
+}
+
 const zones = "/usr/share/zoneinfo"
 
 // setTimezone links /run/localtime, which /etc/localtime is a link to.

@@ -3,6 +3,7 @@ package boot
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"github.com/exosite/gwe/gweinit/syslog"
@@ -17,6 +18,8 @@ const (
 // keepMessages has the log in /data/log/messages, that of the kernel and of PID
 // 1 from the first moment on.
 func keepMessages(s *system) error {
+	// Programs that log a lot at once would wait for each 10 lines.
+	err := os.WriteFile("/proc/sys/net/unix/max_dgram_qlen", []byte("128"), 0)
 	messages := syslog.New(syslog.Options{
 		Kmsg: "/dev/kmsg", Socket: "/dev/log",
 		File: "/data/log/messages", MaxSize: messagesSize, Keep: oldMessages,
@@ -26,7 +29,7 @@ func keepMessages(s *system) error {
 			logError("messages: %v", err)
 		}
 	})
-	return nil
+	return err
 }
 
 // closeMessages lets go of the log: /data is to be unmounted.

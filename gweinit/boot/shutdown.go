@@ -25,7 +25,7 @@ const (
 func shutdownPhases() []phase {
 	return []phase{
 		{"stop all processes", stopProcesses, termWait + killWait + time.Second},
-		{"store the clock", func(s *system) error { return s.clock.Store() }, storeWait},
+		{"store the clock", storeClock, storeWait},
 		{"close the log", closeMessages, messagesWait + time.Second},
 		{"write everything to the disk", func(*system) error { unix.Sync(); return nil }, syncWait},
 		{"unmount", unmountAll, unmountWait},

@@ -202,13 +202,10 @@ func (s *Settings) set(text []byte) error {
 	return nil
 }
 
-// write writes a file; an empty network.yaml is none.
+// write writes a file. An empty network.yaml is written, too: one that is
+// missing comes back from the identity record.
 func (s *Settings) write(name string, text []byte) error {
-	path := filepath.Join(s.Dir, name)
-	if len(text) == 0 && name == currentFile {
-		return durable.Remove(path)
-	}
-	return durable.WriteFile(path, text, 0o600)
+	return durable.WriteFile(filepath.Join(s.Dir, name), text, 0o600)
 }
 
 // CheckedIn says that the gateway has just reached its cloud: the current
