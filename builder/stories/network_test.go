@@ -302,21 +302,35 @@ func TestWrongProvisioning(t *testing.T) {
 	})
 }
 
+// bootMonitored starts a machine, and returns QEMU's monitor, too: what is
+// written there is done.
+func (c *card) bootMonitored(t *testing.T) (*machine, io.Writer) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "monitor")
+	m := c.boot(t, func(o *qemu.Options) {
+		o.Args = []string{"-monitor", "unix:" + socket + ",server,nowait"}
+	})
+	for {
+		monitor, err := net.Dial("unix", socket)
+		if err == nil {
+			t.Cleanup(func() { monitor.Close() })
+			return m, monitor
+		}
+		select {
+		case <-m.Ended():
+			t.Fatal(err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // The cable is pulled and plugged in again; the network comes back by itself,
 // with the same address.
 func TestCable(t *testing.T) {
 	eachThorough(t, func(t *testing.T, b *build) {
-		monitor := filepath.Join(t.TempDir(), "monitor")
-		m := b.card(t).boot(t, func(o *qemu.Options) {
-			o.Args = []string{"-monitor", "unix:" + monitor + ",server,nowait"}
-		})
+		m, cable := b.card(t).bootMonitored(t)
 		m.ready(b, slot.A)
 		m.shell()
-		cable, err := net.Dial("unix", monitor)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer cable.Close()
 		m.waits("ip route | grep -q '^default via 10.0.2.2'")
 		for range 3 {
 			fmt.Fprintln(cable, "set_link net off")
@@ -510,17 +524,9 @@ func TestFactoryReset(t *testing.T) {
 // nor does a reboot that is asked for in the middle of a boot get lost.
 func TestRebootIsBounded(t *testing.T) {
 	eachThorough(t, func(t *testing.T, b *build) {
-		monitor := filepath.Join(t.TempDir(), "monitor")
-		m := b.card(t).boot(t, func(o *qemu.Options) {
-			o.Args = []string{"-monitor", "unix:" + monitor + ",server,nowait"}
-		})
+		m, disk := b.card(t).bootMonitored(t)
 		m.ready(b, slot.A)
 		m.shell()
-		disk, err := net.Dial("unix", monitor)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer disk.Close()
 		m.runs("dd if=/dev/zero of=/data/much bs=1M count=12 2>/dev/null")
 		fmt.Fprintln(disk, "block_set_io_throttle disk 0 0 0 0 0 1") // one write a second
 		time.Sleep(time.Second)
