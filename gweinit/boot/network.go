@@ -53,7 +53,12 @@ func startNetwork(s *system) error {
 // networkChanged is called by the network.
 func (s *system) networkChanged(st network.Status) {
 	s.rename(st.Hostname)
-	s.clock.Servers(st.NTP)
+	for _, l := range st.Links {
+		if len(l.Addresses) > 0 { // before that nobody can be asked for the time
+			s.clock.Servers(st.NTP)
+			break
+		}
+	}
 }
 
 func (s *system) rename(name string) {

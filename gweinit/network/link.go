@@ -402,8 +402,19 @@ func (l *link) status() LinkStatus {
 // log tells of changes that matter, and not of each renewal.
 func (l *link) log(log *slog.Logger, s LinkStatus) {
 	text := fmt.Sprint(s.Carrier, s.Addresses, s.Gateway, s.Gateway6)
-	if text != l.logged {
-		l.logged = text
-		log.Info("link", "name", s.Name, "state", s.State, "addresses", s.Addresses, "gateway", s.Gateway, "gateway6", s.Gateway6)
+	if text == l.logged {
+		return
 	}
+	l.logged = text
+	attrs := []any{"name", s.Name, "state", s.State}
+	if len(s.Addresses) > 0 {
+		attrs = append(attrs, "addresses", s.Addresses)
+	}
+	if s.Gateway.IsValid() {
+		attrs = append(attrs, "gateway", s.Gateway)
+	}
+	if s.Gateway6.IsValid() {
+		attrs = append(attrs, "gateway6", s.Gateway6)
+	}
+	log.Info("link", attrs...)
 }

@@ -186,8 +186,8 @@ func TestRenew(t *testing.T) {
 		w.cable("eth0", "10.0.0.1/24", "10.0.0.2/24")
 		// Each state lasts for seconds: the machine may be busy.
 		w.timings.reply = time.Second
-		t1, t2 := dhcpv4.OptRenewTimeValue(2*time.Second), dhcpv4.OptRebindingTimeValue(6*time.Second)
-		first := w.dhcp("eth0", "10.0.0.1", lends("10.0.0.9/24", 10, t1, t2, router("10.0.0.1")))
+		t1, t2 := dhcpv4.OptRenewTimeValue(2*time.Second), dhcpv4.OptRebindingTimeValue(8*time.Second)
+		first := w.dhcp("eth0", "10.0.0.1", lends("10.0.0.9/24", 14, t1, t2, router("10.0.0.1")))
 		w.Apply(network(entry("eth0", "")))
 		w.run()
 		w.until("bound", bound("eth0", "10.0.0.9/24"))
@@ -422,13 +422,12 @@ func TestLeaseInUse(t *testing.T) {
 	story(t, func(w *world) {
 		w.timings.defendGap = usual.defendGap
 		w.cable("eth0", "10.0.0.1/24", "10.0.0.9/24")
-		declined := false
+		declined := 0
 		d := w.dhcp("eth0", "10.0.0.1", func(m, reply *dhcpv4.DHCPv4) bool {
-			declined = declined || m.MessageType() == dhcpv4.MessageTypeDecline
-			if declined {
-				return lends("10.0.0.10/24", 3600)(m, reply)
+			if m.MessageType() == dhcpv4.MessageTypeDecline {
+				declined++
 			}
-			return lends("10.0.0.9/24", 3600)(m, reply)
+			return lends(fmt.Sprintf("10.0.0.%d/24", 9+declined), 3600)(m, reply)
 		})
 		w.Apply(network(entry("eth0", "")))
 		w.run()
@@ -464,8 +463,7 @@ func TestLeaseInUse(t *testing.T) {
 			}
 		}
 		o.says("10.0.0.10")
-		w.until("given up", func(s Status) bool { return s.link("eth0").has() })
-		w.until("another lease", func(s Status) bool { return s.link("eth0").State == "dhcp: bound" })
+		w.until("given up for another", bound("eth0", "10.0.0.11/24"))
 		if list, _ := d.got(dhcpv4.MessageTypeDecline); len(list) != 2 {
 			t.Error(list)
 		}
