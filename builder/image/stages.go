@@ -21,6 +21,7 @@ import (
 	"github.com/exosite/gwe/builder/kernel"
 	"github.com/exosite/gwe/builder/rootfs"
 	"github.com/exosite/gwe/builder/uboot"
+	"github.com/exosite/gwe/gweinit/config"
 )
 
 const bootImageFile = "boot.img"
@@ -317,12 +318,28 @@ func (b *build) makeRoot(ctx context.Context) error {
 	if _, err := t.Open("usr/sbin/init"); err != nil {
 		return fmt.Errorf("the root has no usr/sbin/init: overlays %v lack \"base\": %w", b.Overlays, err)
 	}
+	if err := checkNetwork(t); err != nil {
+		return err
+	}
 	dir, err := b.cache.Get(ctx, "root", b.key([]string{"squashfs-tools"}, t.Hash(), fmt.Sprint(b.time.Unix())), func(tmp string) error {
 		b.Log("compressing the root")
 		return t.Squash(ctx, filepath.Join(tmp, "root.squashfs"), b.time)
 	})
 	b.root = filepath.Join(dir, "root.squashfs")
 	return err
+}
+
+// checkNetwork checks the network settings of the image as the device will.
+func checkNetwork(t *rootfs.Tree) error {
+	const path = "etc/gweinit/network.yaml"
+	file, err := t.Open(path)
+	if err != nil {
+		return fmt.Errorf("the root has no %s, which the overlay \"base\" brings: %w", path, err)
+	}
+	if _, err := config.ParseNetwork(file.Data); err != nil {
+		return fmt.Errorf("%s of the overlays: %w", path, err)
+	}
+	return nil
 }
 
 // addModules adds the modules that are loaded once their device or user

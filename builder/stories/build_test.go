@@ -90,6 +90,9 @@ func TestBrokenBuilds(t *testing.T) {
 		{"a root without PID 1", func(t *testing.T, dir string, o *image.Options) {
 			o.Overlays = []string{"busybox"}
 		}, []string{"usr/sbin/init", `"base"`}},
+		{"a network that the device would not take", func(t *testing.T, dir string, o *image.Options) {
+			edit(t, filepath.Join(dir, "overlays/base/etc/gweinit/network.yaml"), "- name: eth*", "- nmae: eth*")
+		}, []string{"etc/gweinit/network.yaml", "links[0].nmae: unknown key"}},
 		{"a release with a shell", func(t *testing.T, dir string, o *image.Options) {
 			o.Overlays, o.Release = []string{"base", "busybox", "dev"}, true
 		}, []string{"overlay dev", "release"}},

@@ -49,12 +49,12 @@ func phases() []phase {
 		{name: "read what this firmware is", run: readRelease},
 		{name: "load the drivers", run: loadDrivers},
 		{name: "grow the data partition", run: growPartition},
-		{name: "reset to the factory settings, if somebody has asked for it", run: resetIfWished, limit: repairLimit},
+		{name: "reset to the factory settings if asked to", run: resetIfAsked, limit: resetLimit + time.Minute},
 		{name: "mount /data", run: mountData, limit: repairLimit + time.Minute},
 		{name: "have /data in memory at least", run: mountMemory},
 		{name: "make the folders of /data", run: makeFolders},
 		{name: "restore the identity", run: restoreIdentity},
-		{name: "apply the provisioning", run: applyProvisioning, limit: repairLimit + time.Minute},
+		{name: "apply the provisioning", run: applyProvisioning, limit: resetLimit + repairLimit + time.Minute},
 		{name: "grow the file system of /data", run: growData, limit: growLimit},
 		{name: "bind the folders of /data", run: bindFolders},
 		{name: "keep the clock", run: keepClock},
@@ -83,11 +83,12 @@ type system struct {
 
 	programs *os.File // the cgroup for all programs; nil if there is none
 
-	noData     atomic.Bool // /data is memory
-	identityMu sync.Mutex
-	nameMu     sync.Mutex // of the host
+	noData   atomic.Bool   // /data is memory
+	identity chan struct{} // has something in it while the record is lent
+	nameMu   sync.Mutex    // of the host
 
 	clock       *clock.Clock
+	clockKept   atomic.Bool // it is not earlier than the stored time
 	network     *network.Manager
 	settings    *settings.Settings // of the network
 	endMessages func() <-chan struct{}
@@ -104,7 +105,7 @@ func Main([]string) int {
 		fmt.Fprintln(os.Stderr, `init is PID 1 of a Gateway Engine image and takes no arguments; "reboot" and "poweroff" control it`)
 		return 2
 	}
-	s := &system{reaper: reaper.New(), tick: time.Tick(petInterval), signals: make(chan os.Signal, 8)}
+	s := &system{reaper: reaper.New(), tick: time.Tick(petInterval), signals: make(chan os.Signal, 8), identity: make(chan struct{}, 1)}
 	signal.Notify(s.signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
 	takeSignals()
 	// Ctrl-Alt-Del becomes SIGINT instead of a reset without sync.

@@ -39,13 +39,14 @@ func startClock(s *system) error {
 // keepClock sets the clock by what is here, and from then on by the network.
 func keepClock(s *system) error {
 	err := s.clock.Restore()
+	s.clockKept.Store(true)
 	s.background("clock", s.clock.Run)
 	return err
 }
 
 // storeClock is for the next boot.
 func storeClock(s *system) error {
-	if s.clock == nil { // a reboot in the first moment
+	if s.clock == nil || !s.clockKept.Load() { // a reboot in the middle of the boot
 		return nil
 	}
 	return s.clock.Store()

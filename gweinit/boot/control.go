@@ -35,7 +35,7 @@ func (s *system) methods() map[string]control.Method {
 		}),
 		// settings or everything; the gateway reboots.
 		"gweinit.factoryReset": s.method(1, func(args []string) (any, error) {
-			if err := s.wishReset(args[0]); err != nil {
+			if err := s.askReset(args[0]); err != nil {
 				return nil, err
 			}
 			return true, s.ask(unix.SIGTERM)

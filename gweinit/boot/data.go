@@ -82,7 +82,7 @@ func (s *system) dataFS() data.FS {
 
 // mountData mounts the data partition.
 func mountData(s *system) error {
-	ctx, cancel := repairTime()
+	ctx, cancel := context.WithTimeout(context.Background(), repairLimit)
 	defer cancel()
 	if _, err := s.dataFS().Mount(ctx); err != nil {
 		return err
@@ -93,17 +93,13 @@ func mountData(s *system) error {
 	return nil
 }
 
-func repairTime() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), repairLimit)
-}
-
 // withoutData unmounts /data, which nothing uses yet, and mounts it again after
-// do, with its folders.
+// do, with its folders; or memory, if that does not work.
 func (s *system) withoutData(do func() error) error {
 	if err := unix.Unmount("/data", 0); err != nil {
 		return fmt.Errorf("unmount /data: %w", err)
 	}
-	return errors.Join(do(), mountData(s), makeFolders(s))
+	return errors.Join(do(), mountData(s), mountMemory(s), makeFolders(s))
 }
 
 // mountMemory mounts memory in the place of a data partition that is not there:

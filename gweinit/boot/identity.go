@@ -1,11 +1,12 @@
 package boot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
-	"github.com/exosite/gwe/gweinit/config"
 	"github.com/exosite/gwe/gweinit/identity"
 	"github.com/exosite/gwe/gweinit/provision"
 	"github.com/exosite/gwe/gweinit/slot"
@@ -14,10 +15,18 @@ import (
 
 const gatewayFolder = "/data/gwe"
 
-// withIdentity lends the identity record, to one at a time.
+// identityWait is longer than the record takes on the slowest card.
+const identityWait = 30 * time.Second
+
+// withIdentity lends the identity record, to one at a time. Who waits for one
+// that hangs in a broken disk gives up.
 func (s *system) withIdentity(do func(*identity.Store) error) error {
-	s.identityMu.Lock()
-	defer s.identityMu.Unlock()
+	select {
+	case s.identity <- struct{}{}:
+		defer func() { <-s.identity }()
+	case <-time.After(identityWait):
+		return errors.New("the identity record is in use, and its user does not end")
+	}
 	part, err := ubenv.Open(partition(slot.StatePartition))
 	if err != nil {
 		return err
@@ -26,24 +35,17 @@ func (s *system) withIdentity(do func(*identity.Store) error) error {
 	return do(identity.NewStore(part))
 }
 
-// loadIdentity returns the identity record, an empty one if nothing was
-// recorded yet.
-func loadIdentity(store *identity.Store) (identity.Record, error) {
-	record, err := store.Load()
-	if errors.Is(err, identity.ErrNone) {
-		return identity.Record{}, nil
-	}
-	return record, err
-}
-
 // restoreIdentity puts back into /data/gwe what the gateway is, if that was
 // lost with /data.
 func restoreIdentity(s *system) error {
-	return s.withIdentity(restore)
+	return s.withIdentity(func(store *identity.Store) error { return restore(store) })
 }
 
 func restore(store *identity.Store) error {
-	record, err := loadIdentity(store)
+	record, err := store.Load()
+	if errors.Is(err, identity.ErrNone) {
+		return nil // nothing was recorded yet
+	}
 	if err != nil {
 		return err
 	}
@@ -51,70 +53,61 @@ func restore(store *identity.Store) error {
 	if len(restored) > 0 {
 		logInfo("restored from the identity record: %s", strings.Join(restored, ", "))
 	}
-	return err
+	// If the power went in the middle of a save, one copy is older.
+	return errors.Join(err, store.Save(record))
 }
 
-// wishReset asks for a factory reset at the next boot.
-func (s *system) wishReset(kind string) error {
-	if kind != config.ResetSettings && kind != config.ResetEverything {
-		return fmt.Errorf("factory reset of %q, want %s or %s", kind, config.ResetSettings, config.ResetEverything)
+// provisioning is what applies settings, with a record that is lent.
+func (s *system) provisioning(store *identity.Store) provision.Gateway {
+	return provision.Gateway{
+		Boot:   provision.OnBoot("/boot/provision.yaml", partition(slot.BootPartition)),
+		Store:  store,
+		Dir:    gatewayFolder,
+		Memory: s.noData.Load(),
 	}
-	return s.withIdentity(func(store *identity.Store) error {
-		record, err := loadIdentity(store)
-		if err != nil {
-			return err
-		}
-		record.Reset = kind
-		return store.Save(record)
-	})
 }
 
-// resetIfWished does the factory reset that somebody has asked for, before
-// /data is mounted. When the power goes, the next boot begins again.
-func resetIfWished(s *system) error {
-	return s.withIdentity(func(store *identity.Store) error {
-		record, err := loadIdentity(store)
-		if err != nil || record.Reset == "" {
-			return err
-		}
-		return s.reset(store, record.Reset)
-	})
+// askReset asks for a factory reset at the next boot.
+func (s *system) askReset(kind string) error {
+	return s.withIdentity(func(store *identity.Store) error { return s.provisioning(store).AskReset(kind) })
 }
 
-// reset makes /data, which must not be mounted, empty, and leaves of the record
-// what the gateway was when it left the factory. The wish for it goes last.
-func (s *system) reset(store *identity.Store, kind string) error {
-	record, err := loadIdentity(store)
-	if err != nil {
-		return err
-	}
+// resetLimit is for writing the blank file system.
+const resetLimit = 5 * time.Minute
+
+// resetIfAsked does the factory reset that somebody has asked for, before /data
+// is mounted.
+func resetIfAsked(s *system) error {
+	return s.withIdentity(func(store *identity.Store) error { return s.provisioning(store).Reset(s.wipe) })
+}
+
+// wipe makes the data partition empty.
+func (s *system) wipe(kind string) error {
 	logInfo("factory reset: %s", kind)
-	ctx, cancel := repairTime()
-	defer cancel()
-	if err := s.dataFS().Reset(ctx); err != nil {
-		return err
+	if err := printLine("gweinit: factory reset: " + kind); err != nil {
+		logError("factory reset: %v", err)
 	}
-	record = provision.Reset(record, kind == config.ResetEverything)
-	record.Reset = ""
-	return store.Save(record)
+	ctx, cancel := context.WithTimeout(context.Background(), resetLimit)
+	defer cancel()
+	return s.dataFS().Reset(ctx)
 }
 
 // applyProvisioning makes the settings in provision.yaml the gateway's, once.
 func applyProvisioning(s *system) error {
 	return s.withIdentity(func(store *identity.Store) error {
-		pending, err := provision.Gateway{
-			Boot:   provision.OnBoot("/boot/provision.yaml", partition(slot.BootPartition)),
-			Store:  store,
-			Dir:    gatewayFolder,
-			Memory: s.noData.Load(),
-		}.Read()
+		gateway := s.provisioning(store)
+		pending, err := gateway.Read()
 		if err != nil || pending == nil {
 			return err
 		}
-		if kind := pending.FactoryReset; kind != "" {
-			err := s.withoutData(func() error { return s.reset(store, kind) })
-			if err := errors.Join(err, restore(store)); err != nil {
-				return fmt.Errorf("factory reset: %w", err)
+		if pending.FactoryReset != "" {
+			err := gateway.AskReset(pending.FactoryReset)
+			if err == nil {
+				err = s.withoutData(func() error { return gateway.Reset(s.wipe) })
+				err = errors.Join(err, restore(store))
+			}
+			if err != nil {
+				return pending.Fail(fmt.Errorf("factory reset: %w", err))
 			}
 		}
 		changed, err := pending.Commit()

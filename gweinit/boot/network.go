@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,14 +19,22 @@ import (
 // imageNetwork is the network of a gateway that is not told otherwise.
 const imageNetwork = "/etc/gweinit/network.yaml"
 
+// fallbackNetwork is for an image whose own is of no use.
+var fallbackNetwork = config.Network{Links: []config.Link{{Name: "eth*"}, {Name: "usb*"}}}
+
+const settingsWait = 20 * time.Second
+
 // startNetwork sets up the network, and keeps it so. /etc/resolv.conf and
 // /etc/hosts are links to /run.
 func startNetwork(s *system) error {
-	var image config.Network
+	image := fallbackNetwork
 	text, err := os.ReadFile(imageNetwork)
 	if err == nil {
-		if image, err = config.ParseNetwork(text); err != nil {
+		var n config.Network
+		if n, err = config.ParseNetwork(text); err != nil {
 			err = fmt.Errorf("%s: %w", imageNetwork, err)
+		} else {
+			image = n
 		}
 	}
 	s.network = network.New(network.Options{
@@ -45,9 +54,14 @@ func startNetwork(s *system) error {
 		Record: s.recordNetwork,
 		Log:    logger,
 	}}
-	err = errors.Join(err, s.settings.Start())
 	s.background("network", s.network.Run)
-	return err
+	// A disk that hangs must not keep the gateway off the network.
+	late := time.AfterFunc(settingsWait, func() {
+		logError("network settings: /data does not answer; using those of the image")
+		s.network.Apply(image)
+	})
+	defer late.Stop()
+	return errors.Join(err, s.settings.Start())
 }
 
 // networkChanged is called by the network.
@@ -70,8 +84,8 @@ func (s *system) rename(name string) {
 // recordNetwork keeps the good network.yaml in the identity record too.
 func (s *system) recordNetwork(text []byte) error {
 	return s.withIdentity(func(store *identity.Store) error {
-		record, err := loadIdentity(store)
-		if err != nil {
+		record, err := store.Load()
+		if err != nil && !errors.Is(err, identity.ErrNone) {
 			return err
 		}
 		if record.Files == nil {

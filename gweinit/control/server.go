@@ -81,6 +81,7 @@ func (s *Server) Serve(l net.Listener) error {
 		Handler:           s,
 		ReadHeaderTimeout: patience,
 		ReadTimeout:       patience,
+		WriteTimeout:      callTimeout + patience,
 		IdleTimeout:       patience,
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),

@@ -53,7 +53,8 @@ func (f FS) Mount(ctx context.Context) (recreated bool, err error) {
 		return false, err
 	}
 	f.Log("%v; beyond repair, so it is re-created, empty", err)
-	if err := f.recreate(ctx); err != nil {
+	// A disk that cannot be read has not lost its data.
+	if err := f.recreate(ctx, readable); err != nil {
 		return false, err
 	}
 	f.Log("%s is an empty file system now", f.Device)
@@ -63,7 +64,8 @@ func (f FS) Mount(ctx context.Context) (recreated bool, err error) {
 // Reset makes the file system, which is not mounted, the blank one. What was on
 // it is lost; where the disk can discard, the rest of the partition is, too.
 func (f FS) Reset(ctx context.Context) error {
-	if err := f.recreate(ctx); err != nil {
+	anyway := func(context.Context, ubenv.Device, int64) error { return nil }
+	if err := f.recreate(ctx, anyway); err != nil {
 		return err
 	}
 	if err := f.discardRest(); err != nil {
@@ -186,8 +188,9 @@ func (f FS) check(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", errDamaged, err)
 }
 
-// recreate makes the partition the blank file system.
-func (f FS) recreate(ctx context.Context) error {
+// recreate makes the partition the blank file system, if may says so for the
+// part that this takes.
+func (f FS) recreate(ctx context.Context, may func(context.Context, ubenv.Device, int64) error) error {
 	blank, err := os.Open(f.Blank)
 	if err != nil {
 		return fmt.Errorf("open the blank file system: %w", err)
@@ -209,7 +212,11 @@ func (f FS) recreate(ctx context.Context) error {
 	if size > room {
 		return fmt.Errorf("re-create %s: it has %d bytes, the blank file system %d", f.Device, room, size)
 	}
-	if err := writeBlank(ctx, dev, blank, size); err != nil {
+	err = may(ctx, dev, size)
+	if err == nil {
+		err = writeBlank(ctx, dev, blank, size)
+	}
+	if err != nil {
 		return fmt.Errorf("re-create %s from %s: %w", f.Device, f.Blank, err)
 	}
 	return dev.Close()

@@ -24,10 +24,6 @@ func writeBlank(ctx context.Context, dev ubenv.Device, blank io.ReaderAt, size i
 	} else if sb.blocks*sb.blockSize > uint64(size) {
 		return fmt.Errorf("the blank file system has %d bytes and should have %d", size, sb.blocks*sb.blockSize)
 	}
-	// A disk that cannot be read has not lost its data.
-	if err := each(ctx, size, func(chunk []byte, off int64) error { return read(dev, chunk, off) }); err != nil {
-		return err
-	}
 	mark := make([]byte, headSize)
 	copy(mark, unfinished)
 	if err := write(dev, mark, 0); err != nil {
@@ -60,6 +56,11 @@ func writeBlank(ctx context.Context, dev ubenv.Device, blank io.ReaderAt, size i
 		return err
 	}
 	return write(dev, head[:1024], 0)
+}
+
+// readable says whether the first size bytes of dev can be read.
+func readable(ctx context.Context, dev ubenv.Device, size int64) error {
+	return each(ctx, size, func(chunk []byte, off int64) error { return read(dev, chunk, off) })
 }
 
 // each calls do for all chunks of size bytes.

@@ -4,6 +4,7 @@ package durable
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 )
@@ -47,6 +48,32 @@ func writeFile(path string, data []byte, mode os.FileMode) error {
 		return err
 	}
 	return SyncFolder(filepath.Dir(path))
+}
+
+// ReadFile reads a regular file that has at most max bytes: a device or a pipe
+// in its place could keep the reader for ever. The error wraps fs.ErrNotExist
+// if there is no file.
+func ReadFile(path string, max int64) ([]byte, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err == nil && int64(len(data)) > max {
+		err = fmt.Errorf("%s has more than %d bytes", path, max)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
 }
 
 // Remove removes a file durably. One that is not there is no error.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -76,5 +77,37 @@ func TestRemove(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("still there: %v", err)
+	}
+}
+
+func TestReadFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x")
+	if err := os.WriteFile(path, []byte("12345"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(dir, "pipe") // without a writer, reading it never ends
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadFile(path, 5); string(got) != "12345" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, tt := range []struct{ path, want string }{
+		{path + "y", "no such file"},
+		{pipe, "no regular file"},
+		{link, "no regular file"},
+		{dir, "no regular file"},
+	} {
+		if got, err := ReadFile(tt.path, 5); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %q, %v, want %q", tt.path, got, err, tt.want)
+		}
+	}
+	if got, err := ReadFile(path, 4); err == nil || !strings.Contains(err.Error(), "more than 4 bytes") {
+		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -227,18 +227,24 @@ func (s *Store) Load() (Record, error) {
 }
 
 // Save makes r the newest record. To change one, Load it first: it may hold
-// what this firmware does not know. Nothing is written if the newest record is
-// r already. Else both copies are, one after the other: the loss of one later
+// what this firmware does not know. Nothing is written if both copies are r
+// already. Else both are written, one after the other: the loss of one later
 // brings no old keys back. When Save fails or the power goes, Load returns the
 // record from before or r.
 func (s *Store) Save(r Record) error {
 	if _, err := r.Encode(0); err != nil {
 		return err
 	}
-	if saved, err := s.Load(); err == nil && saved.equal(r) {
-		return nil
+	writes := 2
+	if newest, err := s.Load(); err == nil && newest.equal(r) {
+		writes = 1 // the power went after the first, or it got lost since
+		if buf, err := s.record.Older(); err == nil {
+			if older, _, err := Decode(buf); err == nil && older.equal(r) {
+				return nil
+			}
+		}
 	}
-	for range 2 {
+	for range writes {
 		err := s.record.Save(func(seq uint32) []byte {
 			buf, _ := r.Encode(seq) // it could be encoded just now
 			return buf

@@ -258,8 +258,18 @@ func TestPowerCutDuringSave(t *testing.T) {
 			default:
 				t.Errorf("%s save, %s: save says %v; loaded %v, %v", name, cut, saveErr, got, err)
 			}
+			// The next boot saves it again; then no copy is left of the one before.
 			if err := store.Save(after); err != nil {
 				t.Errorf("%s save, %s: save again: %v", name, cut, err)
+			}
+			for _, off := range []int64{ubenv.Identity, ubenv.Identity + ubenv.Second} {
+				buf := make([]byte, CopySize)
+				if _, err := d.ReadAt(buf, off); err != nil {
+					t.Fatal(err)
+				}
+				if got, _, err := Decode(buf); err != nil || !reflect.DeepEqual(got, after) {
+					t.Errorf("%s save, %s: saved again, the copy at %#x is %v, %v", name, cut, off, got, err)
+				}
 			}
 		})
 		if err != nil {

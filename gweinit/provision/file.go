@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -112,7 +114,27 @@ func OnBoot(path, partition string) File { return bootFile{path, partition} }
 
 type bootFile struct{ path, partition string }
 
-func (b bootFile) Read() ([]byte, error) { return readFile(b.path) }
+func (b bootFile) Read() ([]byte, error) {
+	data, err := readFile(b.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		// It may be the partition that is not there, and the file, not applied yet
+		// or not overwritten, at the next boot.
+		if err := b.mounted(); err != nil {
+			return nil, err
+		}
+	}
+	return data, err
+}
+
+// mounted says whether the folder of the file is on the partition.
+func (b bootFile) mounted() error {
+	var folder, device unix.Stat_t
+	dir := filepath.Dir(b.path)
+	if unix.Stat(dir, &folder) != nil || unix.Stat(b.partition, &device) != nil || uint64(folder.Dev) != uint64(device.Rdev) {
+		return fmt.Errorf("%s is not mounted on %s", b.partition, dir)
+	}
+	return nil
+}
 
 func (b bootFile) Forget() error {
 	f, err := os.Open(b.path)

@@ -201,6 +201,10 @@ func TestOnBootRefuses(t *testing.T) {
 			t.Errorf("%s on %s: %v, %v; want %q", tt.path, tt.dev, extents, err, tt.want)
 		}
 	}
+	// A partition that is not mounted may well have the file.
+	if _, err := OnBoot(filepath.Join(t.TempDir(), "provision.yaml"), b.dev).Read(); err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "is not mounted on") {
+		t.Errorf("not mounted: %v", err)
+	}
 	for path, want := range map[string]string{filepath.Join(b.dir, "none"): "no such file", filepath.Join(b.dir, "large"): "more than 65536 bytes", b.dir: "no regular file"} {
 		data, err := OnBoot(path, b.dev).Read()
 		if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, fs.ErrNotExist) != (want == "no such file") {

@@ -99,11 +99,11 @@ func gatewayConfig(p config.Provision, existing []byte) []byte {
 	return encodeINI(f)
 }
 
-// Reset returns the record after a factory reset: it has only what follows from
+// factory returns the record after a factory reset: it has only what follows from
 // the factory settings and, unless everything is to go, who the gateway is: its
 // CIK, and the product and serial number that this belongs to. If this firmware
 // cannot read the factory settings, what may follow from them stays.
-func Reset(r identity.Record, everything bool) identity.Record {
+func factory(r identity.Record, everything bool) identity.Record {
 	before := r.Files
 	gateway := openINI(before[gatewayFile])
 	p, err := config.ParseProvision(before[settingsFile])

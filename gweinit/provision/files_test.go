@@ -156,21 +156,21 @@ func TestStoredSettings(t *testing.T) {
 	}
 }
 
-func TestReset(t *testing.T) {
-	const factory = stored + "product: p\nserial: s\n"
+func TestFactoryRecord(t *testing.T) {
+	const made = stored + "product: p\nserial: s\n"
 	for _, tt := range []struct{ name, before, settings, everything string }{
 		{"nothing", "", "", ""},
 		{"never provisioned", "<Gateway.cfg>\n[device]\nmine=1\nuuid=r\ncik=abc\n<network.yaml>\ndns: []\n<other>\n1\n<provision.applied>\n1\n",
 			"<Gateway.cfg>\n[device]\ncik=abc\nuuid=r\n", ""},
-		{"changed since", "<Gateway.cfg>\n[device]\nmine=1\nvendor=p\nmodel=p\nuuid=s\niface=eth0\ncik=abc\n[x]\ny=1\n<Engine.config>\n[engine]\na=1\n" + factory,
-			"<Gateway.cfg>\n[device]\ncik=abc\nmodel=p\nvendor=p\nuuid=s\niface=eth0\n" + factory,
-			"<Gateway.cfg>\n[device]\nvendor=p\nmodel=p\nuuid=s\n" + factory},
-		{"another device by hand, with its CIK", "<Gateway.cfg>\n[device]\nvendor=q\nmodel=q\ncik=abc\n" + factory,
-			"<Gateway.cfg>\n[device]\ncik=abc\nmodel=q\nvendor=q\n" + factory,
-			"<Gateway.cfg>\n[device]\nvendor=p\nmodel=p\nuuid=s\n" + factory},
-		{"another device by hand, not activated", "<Gateway.cfg>\n[device]\nvendor=q\nmodel=q\ncik=''\n" + factory,
-			"<Gateway.cfg>\n[device]\nvendor=q\nmodel=q\nuuid=s\n" + factory,
-			"<Gateway.cfg>\n[device]\nvendor=p\nmodel=p\nuuid=s\n" + factory},
+		{"changed since", "<Gateway.cfg>\n[device]\nmine=1\nvendor=p\nmodel=p\nuuid=s\niface=eth0\ncik=abc\n[x]\ny=1\n<Engine.config>\n[engine]\na=1\n" + made,
+			"<Gateway.cfg>\n[device]\ncik=abc\nmodel=p\nvendor=p\nuuid=s\niface=eth0\n" + made,
+			"<Gateway.cfg>\n[device]\nvendor=p\nmodel=p\nuuid=s\n" + made},
+		{"another device by hand, with its CIK", "<Gateway.cfg>\n[device]\nvendor=q\nmodel=q\ncik=abc\n" + made,
+			"<Gateway.cfg>\n[device]\ncik=abc\nmodel=q\nvendor=q\n" + made,
+			"<Gateway.cfg>\n[device]\nvendor=p\nmodel=p\nuuid=s\n" + made},
+		{"another device by hand, not activated", "<Gateway.cfg>\n[device]\nvendor=q\nmodel=q\ncik=''\n" + made,
+			"<Gateway.cfg>\n[device]\nvendor=q\nmodel=q\nuuid=s\n" + made,
+			"<Gateway.cfg>\n[device]\nvendor=p\nmodel=p\nuuid=s\n" + made},
 		{"settings come back", "<provision.yaml>\n{timezone: UTC, firmware_keys: [" + key + "], factory_reset: settings}\n<timezone>\nEurope/Berlin\n",
 			"<keys/firmware.pub>\n" + key + "\n" + stored + "firmware_keys:\n  - " + key + "\ntimezone: UTC\n<timezone>\nUTC\n",
 			"<keys/firmware.pub>\n" + key + "\n" + stored + "firmware_keys:\n  - " + key + "\ntimezone: UTC\n<timezone>\nUTC\n"},
@@ -180,14 +180,14 @@ func TestReset(t *testing.T) {
 	} {
 		for everything, want := range map[bool]string{false: tt.settings, true: tt.everything} {
 			before := identity.Record{Files: unshow(tt.before)}
-			after := Reset(before, everything)
+			after := factory(before, everything)
 			if got := show(after.Files); got != want {
 				t.Errorf("%s, everything %v: got\n%s\nwant\n%s", tt.name, everything, got, want)
 			}
 			if show(before.Files) != show(unshow(tt.before)) {
 				t.Errorf("%s: the record from before was changed", tt.name)
 			}
-			if again := Reset(after, everything); show(again.Files) != show(after.Files) {
+			if again := factory(after, everything); show(again.Files) != show(after.Files) {
 				t.Errorf("%s, everything %v: a second time:\n%s", tt.name, everything, show(again.Files))
 			}
 		}

@@ -15,7 +15,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -46,6 +45,52 @@ type Gateway struct {
 	Store  *identity.Store
 	Dir    string // /data/gwe
 	Memory bool   // /data is memory: what is written there is gone at the next boot
+}
+
+// AskReset asks for a factory reset at the next boot, or before: of the kind
+// config.ResetSettings or config.ResetEverything. Once it has returned without
+// an error, Reset does it.
+func (g Gateway) AskReset(kind string) error {
+	if kind != config.ResetSettings && kind != config.ResetEverything {
+		return fmt.Errorf("a factory reset of %q, want %s or %s", kind, config.ResetSettings, config.ResetEverything)
+	}
+	record, err := g.load()
+	if err != nil {
+		return err
+	}
+	// The CIK may be in /data only, as it was put there by hand.
+	_, owed := note(record)
+	if own := g.existing(record, owed)[gatewayFile]; own != nil {
+		record.Files = maps.Clone(record.Files)
+		if record.Files == nil {
+			record.Files = map[string][]byte{}
+		}
+		record.Files[gatewayFile] = own
+	}
+	record.Reset = kind
+	return g.Store.Save(record)
+}
+
+// Reset does the factory reset that somebody has asked for, if so: wipe makes
+// /data, which must not be mounted, empty, and the record keeps what the gateway
+// was when it left the factory. The wish goes last: when the power does, the
+// next boot begins again.
+func (g Gateway) Reset(wipe func(kind string) error) error {
+	record, err := g.load()
+	if err != nil || record.Reset == "" {
+		return err
+	}
+	switch record.Reset {
+	case config.ResetSettings, config.ResetEverything:
+	default: // of a later firmware: the other slot's
+		return fmt.Errorf("a factory reset of %q is asked for, which this firmware does not know", record.Reset)
+	}
+	if err := wipe(record.Reset); err != nil {
+		return err
+	}
+	record = factory(record, record.Reset == config.ResetEverything)
+	record.Reset = ""
+	return g.Store.Save(record)
 }
 
 // Pending is a provision.yaml that is to be applied, or to be finished with.
@@ -102,6 +147,10 @@ func (g Gateway) read() (*Pending, error) {
 		return nil, nil
 	}
 	if p.settings, err = config.ParseProvision(text); err != nil {
+		if names != nil && !g.Memory { // what an earlier one owes does not wait for this one
+			_, err2 := g.write(names, record)
+			err = errors.Join(err, err2)
+		}
 		return nil, err
 	}
 	p.FactoryReset = p.settings.FactoryReset
@@ -152,14 +201,20 @@ func (p *Pending) commit() (changed []string, err error) {
 			return nil, fmt.Errorf("save the settings, nothing was changed: %w", err)
 		}
 	}
-	_, names := note(record)
+	sum, names := note(record)
 	if changed, err = g.write(names, record); err != nil {
 		return changed, err
 	}
 	marked, _ := config.Marked(p.file)
 	if p.sum != "" || marked && !bytes.Equal(p.file, config.Done(len(p.file))) {
 		if err := overwrite(g.Boot, p.file); err != nil {
-			return changed, fmt.Errorf("the settings are applied, but provision.yaml still has them: %w", err)
+			err = fmt.Errorf("the settings are applied, but provision.yaml still has them: %w", err)
+			if len(names) > 0 && !g.Memory {
+				// It may stay so for years, in which the files change again.
+				record.Files[noteFile] = []byte(sum + "\n")
+				err = errors.Join(err, g.Store.Save(record))
+			}
+			return changed, err
 		}
 	}
 	if g.Memory { // the files have to get to the real /data
@@ -171,6 +226,10 @@ func (p *Pending) commit() (changed []string, err error) {
 	}
 	return changed, durable.Remove(filepath.Join(g.Dir, noteFile)) // the record was restored with it
 }
+
+// Fail is for what went wrong before Commit: it is reported like an error of
+// that, and returned.
+func (p *Pending) Fail(err error) error { return p.gateway.report(err) }
 
 // apply changes the record.
 func (p *Pending) apply(record *identity.Record) error {
@@ -244,26 +303,7 @@ func makeFolder(path string) error {
 	return nil
 }
 
-// readFile reads a regular file that is not too large.
-func readFile(path string) ([]byte, error) {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s has more than %d bytes", path, maxFile)
-	}
-	return data, err
-}
+func readFile(path string) ([]byte, error) { return durable.ReadFile(path, maxFile) }
 
 // report leaves err in errorFile, or removes that, and returns err with what
 // went wrong then. What is there already is not written again at each boot.

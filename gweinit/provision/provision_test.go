@@ -151,32 +151,79 @@ func state(t *testing.T, g Gateway) string {
 
 // boot is what PID 1 does.
 func boot(g Gateway) (changed []string, err error) {
+	if err := g.Reset(func(string) error { return errors.Join(os.RemoveAll(g.Dir), os.Mkdir(g.Dir, 0o700)) }); err != nil {
+		return nil, err
+	}
 	p, err := g.Read()
 	if p == nil {
 		return nil, err
 	}
 	if p.FactoryReset != "" {
-		if err := reset(g, p.FactoryReset == config.ResetEverything); err != nil {
-			return nil, err
+		if err := reset(g, p.FactoryReset); err != nil {
+			return nil, p.Fail(err)
 		}
 	}
 	return p.Commit()
 }
 
-func reset(g Gateway, everything bool) error {
+func reset(g Gateway, kind string) error {
+	if err := g.AskReset(kind); err != nil {
+		return err
+	}
+	err := g.Reset(func(string) error { return errors.Join(os.RemoveAll(g.Dir), os.Mkdir(g.Dir, 0o700)) })
+	if err != nil {
+		return err
+	}
 	record, err := g.load()
 	if err != nil {
 		return err
 	}
-	record = Reset(record, everything)
-	if err := g.Store.Save(record); err != nil {
-		return err
-	}
-	if err := errors.Join(os.RemoveAll(g.Dir), os.Mkdir(g.Dir, 0o700)); err != nil {
-		return err
-	}
 	_, err = identity.Restore(record, g.Dir)
 	return err
+}
+
+// A reset on its way, by a call and not by provision.yaml.
+func TestReset(t *testing.T) {
+	d, dir := newDisk(t, nil, map[string][]byte{gatewayFile: []byte("[device]\nuuid = s\n")}), filepath.Join(t.TempDir(), "gwe")
+	fill(t, dir, map[string][]byte{gatewayFile: []byte("[device]\nuuid = s\ncik = by-hand\n"), "other": nil})
+	g := on(d, dir, 0)
+	wiped := ""
+	wipe := func(kind string) error { wiped += kind + ";"; return nil }
+	if err := g.Reset(wipe); err != nil || wiped != "" {
+		t.Fatalf("nobody has asked: %v, %q", err, wiped)
+	}
+	if err := g.AskReset("all"); err == nil || !strings.Contains(err.Error(), `"all", want settings or everything`) {
+		t.Errorf("another kind: %v", err)
+	}
+	if err := g.AskReset(config.ResetSettings); err != nil {
+		t.Fatal(err)
+	}
+	// A disk that fails keeps the wish.
+	broken := errors.New("broken")
+	if err := g.Reset(func(string) error { return broken }); err != broken {
+		t.Errorf("a wipe that fails: %v", err)
+	}
+	if err := g.Reset(wipe); err != nil || wiped != "settings;" {
+		t.Errorf("%v, wiped %q", err, wiped)
+	}
+	if err := g.Reset(wipe); err != nil || wiped != "settings;" {
+		t.Errorf("a second time: %v, wiped %q", err, wiped)
+	}
+	record, err := g.load()
+	if err != nil || !bytes.Contains(record.Files[gatewayFile], []byte("by-hand")) {
+		t.Errorf("%v: the CIK that was in /data only is lost", err)
+	}
+	// One of a later firmware is left to that.
+	record.Reset = "half"
+	if err := g.Store.Save(record); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Reset(wipe); err == nil || wiped != "settings;" {
+		t.Errorf("an unknown kind: %v, wiped %q", err, wiped)
+	}
+	if record, err := g.load(); err != nil || record.Reset != "half" {
+		t.Errorf("an unknown kind: %q, %v", record.Reset, err)
+	}
 }
 
 func file(t testing.TB, text string) []byte {
@@ -303,9 +350,9 @@ func TestPowerCutBetweenFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		blocked.Boot.(*simFile).extents = nil
-		if _, err := p.Commit(); err == nil {
-			t.Fatal("a wipe without sectors succeeded")
+		record, err := blocked.load()
+		if err := errors.Join(err, p.apply(&record), blocked.Store.Save(record)); err != nil {
+			t.Fatal(err)
 		}
 		fill(t, dir, some)
 		// An unfinished file beside, and what identity.Restore may bring.
@@ -398,7 +445,9 @@ func TestOverwritingFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			for name, text := range map[string]string{networkFile: "hostname: changed\n", gatewayFile: "[device]\ncik = new\n"} {
-				record.Files[name] = []byte(text)
+				if name == gatewayFile { // the network's gets into the record later
+					record.Files[name] = []byte(text)
+				}
 				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 					t.Fatal(err)
 				}
@@ -556,6 +605,32 @@ func TestMemory(t *testing.T) {
 		if p, err := g.Read(); p != nil || err != nil {
 			t.Errorf("after that: %+v, %v", p, err)
 		}
+	}
+}
+
+// What is owed to the real /data does not wait for a provision.yaml that has a
+// mistake.
+func TestMemoryThenRefused(t *testing.T) {
+	doc := file(t, "{product: q, network: {ntp: [a.org]}}")
+	d, memory, dir := newDisk(t, doc, before()), t.TempDir(), filepath.Join(t.TempDir(), "gwe")
+	fill(t, dir, before())
+	g := on(d, memory, len(doc))
+	g.Memory = true
+	if _, err := boot(g); err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.Repeat([]byte("\n"), len(doc))
+	copy(bad, "serail: s\n")
+	data := make([]byte, diskSize-bootOffset)
+	partition{newDisk(t, bad, nil), bootOffset}.ReadAt(data, 0)
+	partition{d, bootOffset}.WriteAt(data, 0)
+	g = on(d, dir, len(doc))
+	if _, err := boot(g); err == nil || !strings.Contains(err.Error(), "serail") {
+		t.Errorf("%v", err)
+	}
+	got := files(t, dir)
+	if f := openINI(got[gatewayFile]); get(f, vendor) != "q" || !strings.Contains(string(got[networkFile]), "a.org") {
+		t.Errorf("what was owed is not there:\n%s", show(got))
 	}
 }
 

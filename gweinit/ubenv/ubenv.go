@@ -76,6 +76,16 @@ func (r Record) load() (newest []byte, seq uint32, next int64, err error) {
 	return first, seq1, r.Offset + Second, nil
 }
 
+// Older returns the copy that is not the newest, if both are valid.
+func (r Record) Older() ([]byte, error) {
+	_, _, next, err := r.load()
+	if err != nil {
+		return nil, err
+	}
+	buf, _, err := r.read(next)
+	return buf, err
+}
+
 func (r Record) read(off int64) ([]byte, uint32, error) {
 	buf := make([]byte, r.Size)
 	if _, err := r.Dev.ReadAt(buf, off); err != nil {

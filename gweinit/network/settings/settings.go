@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -50,6 +49,8 @@ type Options struct {
 // Settings are the network settings. Methods may be called from any goroutine.
 type Settings struct {
 	Options
+
+	recording sync.Mutex
 
 	mu       sync.Mutex
 	current  document // network.yaml
@@ -117,16 +118,11 @@ func (s *Settings) load(name string) (d document, there bool, err error) {
 
 // readFile returns nil for a file that is not there.
 func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case info.Size() > maxSize:
-		return nil, fmt.Errorf("%s has %d bytes, at most %d", path, info.Size(), maxSize)
+	text, err := durable.ReadFile(path, maxSize)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
-	return os.ReadFile(path)
+	return text, err
 }
 
 func (s *Settings) parse(text []byte) (document, error) {
@@ -212,10 +208,17 @@ func (s *Settings) write(name string, text []byte) error {
 // settings are good. Right after a change that proves nothing, and the trial
 // goes on: Status says so, and another check-in should follow.
 func (s *Settings) CheckedIn() {
+	if s.confirm() {
+		s.record()
+	}
+}
+
+// confirm is false if nothing is confirmed.
+func (s *Settings) confirm() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.status.Error != "" || time.Since(s.changed) < settleTime {
-		return // current is not what is applied, or hardly so
+		return false // current is not what is applied, or hardly so
 	}
 	if s.trial != nil {
 		s.trial.Stop()
@@ -225,17 +228,31 @@ func (s *Settings) CheckedIn() {
 	if !s.hasGood || !bytes.Equal(s.current.text, s.good.text) {
 		if err := s.write(goodFile, s.current.text); err != nil {
 			s.Log.Error("network settings: remember that they are good", "err", err)
-			return // the next check-in tries again
+			return false // the next check-in tries again
 		}
 		s.good, s.hasGood, s.recorded = s.current, true, false
 	}
-	if !s.recorded {
-		if err := s.Record(s.good.text); err != nil {
-			s.Log.Error("network settings: record them", "err", err)
-			return
-		}
-		s.recorded = true
+	return true
+}
+
+// record has the good settings recorded. That may take its time, for which
+// nobody else has to wait.
+func (s *Settings) record() {
+	s.recording.Lock()
+	defer s.recording.Unlock()
+	s.mu.Lock()
+	good, done := s.good.text, s.recorded
+	s.mu.Unlock()
+	if done {
+		return
 	}
+	if err := s.Record(good); err != nil {
+		s.Log.Error("network settings: record them", "err", err)
+		return // the next check-in tries again
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.recorded = bytes.Equal(good, s.good.text)
 }
 
 // revert brings the good settings back.
