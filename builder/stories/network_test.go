@@ -139,11 +139,20 @@ network:
   hostname: gw-42
   ntp: ["10.0.2.2:%d"]
 `, serial, ntp.port))
+		ntp.silent.Store(true)
 		m := c.boot(t)
 		if rest := m.ready(b, slot.A); rest != "" {
 			t.Errorf("the ready line ends in %q", rest)
 		}
 		m.shell()
+		// Nobody has told the time yet.
+		if hasClock[b.Board] {
+			m.timeIs(0, 10*time.Second)
+			m.runs("grep rtc /run/clock-set")
+		} else { // 1970 it is not
+			m.runs("test $(date +%Y) -ge 2026 && test ! -e /run/clock-set")
+		}
+		ntp.silent.Store(false)
 		m.waits("grep -q ntp /run/clock-set 2>/dev/null")
 		m.waits("ip -6 addr show scope site | grep -q fec0:")
 		for _, check := range []struct{ command, want string }{

@@ -38,7 +38,7 @@ func (s *system) withIdentity(do func(*identity.Store) error) error {
 // restoreIdentity puts back into /data/gwe what the gateway is, if that was
 // lost with /data.
 func restoreIdentity(s *system) error {
-	return s.withIdentity(func(store *identity.Store) error { return restore(store) })
+	return s.withIdentity(restore)
 }
 
 func restore(store *identity.Store) error {

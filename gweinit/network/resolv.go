@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/exosite/gwe/gweinit/durable"
 )
 
 // maxDNS is the C library's limit.
@@ -32,12 +33,7 @@ func replace(path string, data []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
-	dir, name := filepath.Split(path)
-	beside := filepath.Join(dir, "."+name+".new")
-	if err := os.WriteFile(beside, data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(beside, path)
+	return durable.WriteFile(path, data, 0o644)
 }
 
 // appendNew appends what is not in the list yet.
