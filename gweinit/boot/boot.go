@@ -85,7 +85,7 @@ type system struct {
 
 	noData   atomic.Bool   // /data is memory
 	identity chan struct{} // has something in it while the record is lent
-	nameMu   sync.Mutex    // of the host
+	hostname hostname
 
 	clock       *clock.Clock
 	clockKept   atomic.Bool // it is not earlier than the stored time

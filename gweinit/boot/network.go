@@ -1,10 +1,12 @@
 package boot
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,9 +48,7 @@ func startNetwork(s *system) error {
 		Dir:   gatewayFolder,
 		Image: image,
 		Apply: func(n config.Network) {
-			if n.Hostname != "" { // programs see it from the beginning
-				s.rename(n.Hostname)
-			}
+			s.rename(func(h *hostname) { h.given = n.Hostname }) // programs see it from the beginning
 			s.network.Apply(n)
 		},
 		Record: s.recordNetwork,
@@ -66,18 +66,12 @@ func startNetwork(s *system) error {
 
 // networkChanged is called by the network.
 func (s *system) networkChanged(st network.Status) {
-	s.rename(st.Hostname)
+	s.rename(func(h *hostname) { h.learned = st.Hostname })
 	for _, l := range st.Links {
 		if len(l.Addresses) > 0 { // before that nobody can be asked for the time
 			s.clock.Servers(st.NTP)
 			break
 		}
-	}
-}
-
-func (s *system) rename(name string) {
-	if err := s.setHostname(name); err != nil {
-		logError("set the host name: %v", err)
 	}
 }
 
@@ -99,13 +93,33 @@ func (s *system) recordNetwork(text []byte) error {
 	})
 }
 
-// nameHost gives the gateway a name, which the network may know better.
-func nameHost(s *system) error { return s.setHostname("") }
+// hostname is where the name of this host comes from.
+type hostname struct {
+	sync.Mutex
+	given   string // in the settings; it counts at once, and before all others
+	learned string // by DHCP
+}
 
-// setHostname makes name, or if that is empty the image's, that of this host.
-func (s *system) setHostname(name string) error {
-	s.nameMu.Lock()
-	defer s.nameMu.Unlock()
+// nameHost gives the host a name, which the network may know better.
+func nameHost(s *system) error {
+	s.hostname.Lock()
+	defer s.hostname.Unlock()
+	return s.hostname.set()
+}
+
+// rename sets the name after a change.
+func (s *system) rename(change func(*hostname)) {
+	s.hostname.Lock()
+	defer s.hostname.Unlock()
+	change(&s.hostname)
+	if err := s.hostname.set(); err != nil {
+		logError("set the host name: %v", err)
+	}
+}
+
+// set makes the name that counts, else the image's, that of this host.
+func (h *hostname) set() error {
+	name := cmp.Or(h.given, h.learned)
 	if name == "" {
 		name = "gateway"
 		text, err := os.ReadFile("/etc/hostname")
