@@ -128,6 +128,9 @@ func TestFirstDay(t *testing.T) {
 	hasClock := map[string]bool{"qemu-arm64": true, "qemu-arm": true, "qemu-mipsel": true, "qemu-mips64el": true}
 	eachBoard(t, func(t *testing.T, b *build) {
 		const ahead = 3 * 24 * time.Hour
+		// The kernel of malta measures how fast its clock is when it starts, and
+		// on a busy host gets that wrong: it may lose half of the time.
+		const slack = time.Minute
 		ntp := startTimeServer(t, ahead)
 		c := b.card(t)
 		const serial = "GW-00042-of-line-7"
@@ -147,7 +150,7 @@ network:
 		m.shell()
 		// Nobody has told the time yet.
 		if hasClock[b.Board] {
-			m.timeIs(0, 10*time.Second)
+			m.timeIs(0, slack)
 			m.runs("grep rtc /run/clock-set")
 		} else { // 1970 it is not
 			m.runs("test $(date +%Y) -ge 2026 && test ! -e /run/clock-set")
@@ -175,7 +178,7 @@ network:
 				t.Errorf("%s:\ngot  %q\nwant %q", check.command, got, check.want)
 			}
 		}
-		m.timeIs(ahead, 10*time.Second)
+		m.timeIs(ahead, slack)
 		var status struct {
 			Board, Slot string
 			Failed      []string
@@ -210,10 +213,10 @@ network:
 			t.Errorf("after the reboot: %q", got)
 		}
 		if hasClock[b.Board] {
-			m.timeIs(ahead, 10*time.Second)
+			m.timeIs(ahead, slack)
 			m.runs("grep rtc /run/clock-set")
 		} else {
-			m.timeIs(ahead, 10*time.Second+time.Since(before))
+			m.timeIs(ahead, slack+time.Since(before))
 			m.runs("test ! -e /run/clock-set")
 		}
 		m.waits("cat /var/log/messages* | grep -c 'gweinit: ready' | grep -qx 2")
