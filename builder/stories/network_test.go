@@ -170,7 +170,7 @@ network:
 			{"cat /boot/provision.yaml | head -n1 | cut -c1-6", "# DONE"},
 			{"grep -c " + serial + " /boot/provision.yaml || true", "0"},
 			{listening, ""},
-			{"logger -t pump 'water level 7'; sleep 1; grep -c 'INFO *pump.*: water level 7$' /data/log/messages", "1"},
+			{"logger -t pump 'water level 7'; sleep 3; grep -c 'INFO *pump.*: water level 7$' /data/log/messages", "1"},
 			{"grep -c 'kernel: Linux version' /var/log/messages", "1"},
 			{"grep -c 'gweinit: ready' /var/log/messages", "1"},
 		} {

@@ -169,7 +169,7 @@ func (w *wire) scan(t *testing.T, to netip.Addr, protocol byte) (open []uint16) 
 	const window = 16 // half of what pcnet's queue takes
 	closed := make([]bool, 1<<16)
 	for round := 0; len(left) > 0 && round < 6; round++ {
-		silent := 0 // windows in a row
+		silent := 0 // windows in a row; 100 take 20 s
 		for ports := range slices.Chunk(left, window) {
 			for _, port := range ports {
 				if protocol == tcp {
@@ -178,7 +178,7 @@ func (w *wire) scan(t *testing.T, to netip.Addr, protocol byte) (open []uint16) 
 					w.datagram(to, port)
 				}
 			}
-			if silent++; silent > 20 {
+			if silent++; silent > 100 {
 				t.Fatalf("the machine does not answer any more")
 			}
 			for waiting := len(ports); waiting > 0; {
