@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/exosite/gwe/builder/qemu"
 	"github.com/exosite/gwe/gweinit/slot"
 )
 
@@ -36,20 +34,12 @@ func TestFieldbus(t *testing.T) {
 			t.Fatal(err)
 		}
 		withFieldbus := &build{manifest, b.board, out}
-		monitor, line := filepath.Join(out, "monitor"), filepath.Join(out, "line")
-		m := withFieldbus.card(t).boot(t, func(o *qemu.Options) {
-			o.Args = append(strings.Fields(usb[b.Board]), "-monitor", "unix:"+monitor+",server,nowait",
-				"-chardev", "file,id=line,path="+line)
-		})
+		line := filepath.Join(out, "line")
+		m, plug := withFieldbus.card(t).bootMonitored(t, append(strings.Fields(usb[b.Board]), "-chardev", "file,id=line,path="+line)...)
 		if rest := m.ready(withFieldbus, slot.A); rest != "" {
 			t.Errorf("the ready line ends in %q", rest)
 		}
 		m.shell()
-		plug, err := net.Dial("unix", monitor)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer plug.Close()
 		m.runs("test ! -e /dev/ttyUSB0")
 		fmt.Fprintln(plug, "device_add usb-serial,chardev=line,id=adapter")
 		m.runs("i=0; until test -c /dev/ttyUSB0; do i=$((i+1)); test $i -lt 20 || break; sleep 1; done; test -c /dev/ttyUSB0")

@@ -315,11 +315,11 @@ func TestWrongProvisioning(t *testing.T) {
 
 // bootMonitored starts a machine, and returns QEMU's monitor, too: what is
 // written there is done.
-func (c *card) bootMonitored(t *testing.T) (*machine, io.Writer) {
+func (c *card) bootMonitored(t *testing.T, args ...string) (*machine, io.Writer) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "monitor")
 	m := c.boot(t, func(o *qemu.Options) {
-		o.Args = []string{"-monitor", "unix:" + socket + ",server,nowait"}
+		o.Args = append(args, "-monitor", "unix:"+socket+",server,nowait")
 	})
 	for {
 		monitor, err := net.Dial("unix", socket)
@@ -409,6 +409,13 @@ network:
 		if got := m.runs(listening); !strings.Contains(got, ":1F57") {
 			t.Errorf("inside, the open port is not seen: %q", got)
 		}
+		w.drain()
+		// The VLAN goes with its entry, and comes back with another number.
+		const set = "gweinit call gweinit.setNetwork 'links: [{name: eth0, ipv4: static, addresses: [10.0.9.2/24]}"
+		m.runs(set + "]'")
+		m.waits("test ! -e /sys/class/net/eth0.7")
+		m.runs(set + ", {name: eth0.8, vlan: {parent: eth0, id: 8}, ipv4: static, addresses: [10.0.8.2/24]}]'")
+		m.waits("ip -4 addr show dev eth0.8 | grep -q 10.0.8.2")
 	})
 }
 

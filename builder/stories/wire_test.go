@@ -113,6 +113,20 @@ func (w *wire) receive(wait time.Duration) (protocol byte, payload []byte) {
 	}
 }
 
+// drain takes what the machine sends from now on: if nobody does, its adapter
+// waits, and the machine with it.
+func (w *wire) drain() {
+	w.conn.SetReadDeadline(time.Time{})
+	go func() {
+		buf := make([]byte, 2048)
+		for {
+			if _, err := w.conn.Read(buf); err != nil { // the end of the test
+				return
+			}
+		}
+	}()
+}
+
 // packet sends an IPv4 packet.
 func (w *wire) packet(to netip.Addr, protocol byte, payload []byte) {
 	head := make([]byte, 20)
