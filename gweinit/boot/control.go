@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -16,44 +17,39 @@ import (
 // methods are what programs can ask PID 1 for.
 func (s *system) methods() map[string]control.Method {
 	return map[string]control.Method{
-		"gweinit.status": s.method(0, func([]string) (any, error) {
-			text, err := json.MarshalIndent(s.status(), "", "  ")
-			return string(text), err
+		"gweinit.status": {
+			Help: "What there is to report about board, slot, network and clock: JSON.", Result: control.String,
+			Run: func(context.Context, []any) (any, error) {
+				text, err := json.MarshalIndent(s.status(), "", "  ")
+				return string(text), err
+			},
+		},
+		"gweinit.setNetwork": s.order("New network settings: network.yaml as a whole. Empty: those of the image.", func(args []any) error {
+			return s.settings.Set([]byte(args[0].(string)))
+		}, control.Text("yaml")),
+		"gweinit.reloadNetwork": s.order("Take network.yaml, which was edited in its place.", func([]any) error {
+			return s.settings.Reload()
 		}),
-		// network.yaml as a whole; an empty text goes back to the image's.
-		"gweinit.setNetwork": s.method(1, func(args []string) (any, error) {
-			return true, s.settings.Set([]byte(args[0]))
-		}),
-		// network.yaml was edited in its place.
-		"gweinit.reloadNetwork": s.method(0, func([]string) (any, error) {
-			return true, s.settings.Reload()
-		}),
-		// The gateway has reached its cloud.
-		"gweinit.checkedIn": s.method(0, func([]string) (any, error) {
+		"gweinit.checkedIn": s.order("The gateway has reached its cloud.", func([]any) error {
 			s.settings.CheckedIn()
-			return true, nil
+			return nil
 		}),
-		// settings or everything; the gateway reboots.
-		"gweinit.factoryReset": s.method(1, func(args []string) (any, error) {
-			if err := s.askReset(args[0]); err != nil {
-				return nil, err
+		"gweinit.factoryReset": s.order("Back to the factory's settings, and reboot. What: settings, or everything.", func(args []any) error {
+			if err := s.askReset(args[0].(string)); err != nil {
+				return err
 			}
-			return true, s.ask(unix.SIGTERM)
-		}),
-		"gweinit.reboot":   s.method(0, func([]string) (any, error) { return true, s.ask(unix.SIGTERM) }),
-		"gweinit.poweroff": s.method(0, func([]string) (any, error) { return true, s.ask(unix.SIGUSR2) }),
+			return s.ask(unix.SIGTERM)
+		}, control.Text("what")),
+		"gweinit.reboot":   s.order("Reboot the gateway.", func([]any) error { return s.ask(unix.SIGTERM) }),
+		"gweinit.poweroff": s.order("Switch the gateway off.", func([]any) error { return s.ask(unix.SIGUSR2) }),
 	}
 }
 
-// method is one that takes n texts.
-func (s *system) method(n int, run func(args []string) (any, error)) control.Method {
-	return func(args []any) (any, error) {
-		texts, err := control.Texts(args, n)
-		if err != nil {
-			return nil, err
-		}
-		return run(texts)
-	}
+// order is a method that is done, or fails.
+func (s *system) order(help string, run func(args []any) error, params ...control.Param) control.Method {
+	return control.Method{Help: help, Result: control.Boolean, Params: params, Run: func(_ context.Context, args []any) (any, error) {
+		return true, run(args)
+	}}
 }
 
 // ask has the main loop do what a signal means, and does not wait.
@@ -88,7 +84,7 @@ func (s *system) status() status {
 
 // startControl takes calls from now on.
 func startControl(s *system) error {
-	l, err := control.Listen(control.Socket)
+	l, err := control.Listen(control.Socket, 0o700, -1, -1)
 	if err != nil {
 		return err
 	}

@@ -16,38 +16,79 @@ import (
 // maxAnswer bounds what a client reads.
 const maxAnswer = 16 << 20
 
-// Call calls a method of the server at socket. What the server refuses is a
-// Fault.
-func Call(ctx context.Context, socket, method string, args ...any) (any, error) {
-	body, err := encodeCall(method, args)
-	if err != nil {
-		return nil, fmt.Errorf("call %s: %w", method, err)
+// Client talks to the server at a socket.
+type Client struct {
+	Socket         string
+	User, Password string // if the server wants them
+}
+
+// StatusError is an answer that is none of a method.
+type StatusError struct {
+	Code   int // of HTTP
+	Status string
+	Text   string
+}
+
+func (e *StatusError) Error() string { return e.Status + ": " + e.Text }
+
+// Call calls a method. What the server refuses is a Fault; a server that cannot
+// be reached is the system's error (ENOENT, ECONNREFUSED, EACCES).
+func (c Client) Call(ctx context.Context, method string, args ...any) (any, error) {
+	result, err := c.call(ctx, method, args)
+	if err != nil && !errors.As(err, new(Fault)) {
+		err = fmt.Errorf("call %s: %w", method, err)
 	}
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		},
-	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://gateway"+path, bytes.NewReader(body))
+	return result, err
+}
+
+func (c Client) call(ctx context.Context, method string, args []any) (any, error) {
+	body, err := encodeCall(method, args)
 	if err != nil {
 		return nil, err
 	}
+	answer, err := c.do(ctx, http.MethodPost, path, body)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Close()
+	return decodeResponse(io.LimitReader(answer, maxAnswer))
+}
+
+// Get returns a page, which may come slowly.
+func (c Client) Get(ctx context.Context, path string) (io.ReadCloser, error) {
+	answer, err := c.do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", path, err)
+	}
+	return answer, nil
+}
+
+func (c Client) do(ctx context.Context, method, path string, body []byte) (io.ReadCloser, error) {
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", c.Socket)
+		},
+	}}
+	request, err := http.NewRequestWithContext(ctx, method, "http://gateway", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.URL.Path = path
 	request.Header.Set("Content-Type", "text/xml")
+	if c.User != "" || c.Password != "" {
+		request.SetBasicAuth(c.User, c.Password)
+	}
 	answer, err := client.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("call %s: %w", method, errors.Unwrap(err)) // without the URL, which is made up
+		return nil, errors.Unwrap(err) // without the URL, which is made up
 	}
-	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
+		defer answer.Body.Close()
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
-		return nil, fmt.Errorf("call %s: %s: %s", method, answer.Status, bytes.TrimSpace(text))
+		return nil, &StatusError{answer.StatusCode, answer.Status, string(bytes.TrimSpace(text))}
 	}
-	result, err := decodeResponse(io.LimitReader(answer.Body, maxAnswer))
-	if err != nil && !errors.As(err, new(Fault)) {
-		err = fmt.Errorf("call %s: the answer: %w", method, err)
-	}
-	return result, err
+	return answer.Body, nil
 }
 
 const usage = `usage: gweinit call METHOD [TEXT...]
@@ -56,6 +97,8 @@ Calls a method of PID 1 and prints the result: text as it is, all else as JSON.
 
   gweinit call gweinit.status
   gweinit call gweinit.setNetwork "$(cat network.yaml)"
+  gweinit call supervisor.getProcessInfo gmq
+  gweinit call system.methodHelp gweinit.setNetwork
   gweinit call system.listMethods
 
 Exit status: 0 done, 1 refused or failed, 2 a bad command line.
@@ -80,7 +123,7 @@ func Main(args []string) int {
 	for _, arg := range args[1:] {
 		texts = append(texts, arg)
 	}
-	result, err := Call(ctx, Socket, args[0], texts...)
+	result, err := Client{Socket: Socket}.Call(ctx, args[0], texts...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "gweinit call:", err)
 		return 1

@@ -4,16 +4,17 @@
 package control
 
 import (
-	"bytes"
+	"context"
+	"crypto/sha1"
+	"crypto/subtle"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
-	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -22,54 +23,54 @@ import (
 // Socket is where PID 1 listens.
 const Socket = "/run/supervisor.sock"
 
-// path is the one of requests: Supervisor's clients know it.
+// path is the one of calls: Supervisor's clients know it.
 const path = "/RPC2"
-
-// Method serves a call. Arguments and result are of the types int, bool,
-// float64, string, []any, map[string]any, or nil. An error that is no Fault
-// becomes one with the code Failed.
-type Method func(args []any) (any, error)
-
-// Fault is an error that the caller gets, with its code.
-type Fault struct {
-	Code int
-	Text string
-}
-
-func (f Fault) Error() string { return f.Text }
-
-// Codes of faults, those of Supervisor 4.
-const (
-	UnknownMethod       = 1
-	IncorrectParameters = 2
-	BadArguments        = 3
-	Failed              = 30
-)
 
 const (
 	maxRequest     = 1 << 20 // bytes
-	maxConnections = 16
+	maxConnections = 32
+	maxPages       = 16               // of them: a page may take as long as the client likes
 	patience       = 10 * time.Second // with a client that is slow
 )
 
-// Server serves calls. The methods must not change any more.
+// Server serves calls. It must not change any more.
 type Server struct {
 	Methods map[string]Method
-	Log     *slog.Logger
+	Pages   http.Handler // for GET requests; nil: there are none
+	// User and Password are what the client has to give, by HTTP's basic
+	// authentication, if they are not empty. The password may be "{SHA}" and the
+	// SHA-1 of it in hexadecimal.
+	User, Password string
+	Log            *slog.Logger
 }
 
-// Listen makes the socket at path, which may be left from before. Only root
-// can connect: that takes the right to write to it.
-func Listen(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+// Listen makes the socket at path, which may be left from before, with this mode
+// and, unless they are -1, owner and group. Connecting takes the right to write.
+func Listen(path string, mode os.FileMode, uid, gid int) (net.Listener, error) {
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("listen on %s: another program is already listening there", path)
+	}
+	// Nobody can connect before the mode is right.
+	beside := fmt.Sprintf("%s.%d", path, os.Getpid())
+	if err := os.Remove(beside); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: beside, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	l.SetUnlinkOnClose(false)
+	err = os.Chmod(beside, mode)
+	if err == nil && (uid >= 0 || gid >= 0) {
+		err = os.Chown(beside, uid, gid)
+	}
+	if err == nil {
+		err = os.Rename(beside, path)
+	}
+	if err != nil {
 		l.Close()
+		os.Remove(beside)
 		return nil, err
 	}
 	return l, nil
@@ -78,10 +79,8 @@ func Listen(path string) (net.Listener, error) {
 // Serve serves calls until the listener is closed.
 func (s *Server) Serve(l net.Listener) error {
 	h := &http.Server{
-		Handler:           s,
+		Handler:           s.handler(),
 		ReadHeaderTimeout: patience,
-		ReadTimeout:       patience,
-		WriteTimeout:      callTimeout + patience,
 		IdleTimeout:       patience,
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
@@ -89,17 +88,54 @@ func (s *Server) Serve(l net.Listener) error {
 	return h.Serve(netutil.LimitListener(l, maxConnections))
 }
 
-// ServeHTTP serves one call.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != path {
-		http.NotFound(w, r)
-		return
+func (s *Server) handler() http.Handler {
+	methods := system(s.Methods)
+	pages := make(chan struct{}, maxPages)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !s.allows(r):
+			w.Header().Set("WWW-Authenticate", `Basic realm="default"`)
+			http.Error(w, "user or password is wrong", http.StatusUnauthorized)
+		case r.URL.Path == path:
+			s.serveCall(methods, w, r)
+		case s.Pages == nil || r.Method != http.MethodGet:
+			http.NotFound(w, r)
+		default:
+			select {
+			case pages <- struct{}{}:
+				defer func() { <-pages }()
+				s.Pages.ServeHTTP(w, r)
+			default:
+				http.Error(w, "too many follow logs already", http.StatusServiceUnavailable)
+			}
+		}
+	})
+}
+
+func (s *Server) allows(r *http.Request) bool {
+	if s.User == "" && s.Password == "" {
+		return true
 	}
+	user, password, _ := r.BasicAuth()
+	if strings.HasPrefix(s.Password, "{SHA}") {
+		sum := sha1.Sum([]byte(password))
+		password = "{SHA}" + hex.EncodeToString(sum[:])
+	}
+	// Both, so that the time does not tell which one is wrong.
+	return subtle.ConstantTimeCompare([]byte(user), []byte(s.User))&subtle.ConstantTimeCompare([]byte(password), []byte(s.Password)) == 1
+}
+
+// serveCall serves one call.
+func (s *Server) serveCall(methods map[string]Method, w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		http.Error(w, "calls are POSTed", http.StatusMethodNotAllowed)
 		return
 	}
+	// Sending and receiving have limits; a method in between, one that waits for
+	// a program to stop for instance, takes the time that it takes.
+	timeouts := http.NewResponseController(w)
+	timeouts.SetReadDeadline(time.Now().Add(patience))
 	method, args, err := decodeCall(http.MaxBytesReader(w, r.Body, maxRequest))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		http.Error(w, fmt.Sprintf("a request may have %d bytes", tooLarge.Limit), http.StatusRequestEntityTooLarge)
@@ -109,56 +145,25 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not a call of XML-RPC: "+err.Error(), http.StatusBadRequest)
 		return
 	}
+	timeouts.SetReadDeadline(time.Time{})
+	answer := s.answer(r.Context(), methods, method, args)
+	timeouts.SetWriteDeadline(time.Now().Add(patience))
+	w.Header().Set("Content-Type", "text/xml")
+	w.Header().Set("Content-Length", fmt.Sprint(len(answer)))
+	w.Write(answer)
+}
+
+func (s *Server) answer(ctx context.Context, methods map[string]Method, method string, args []any) []byte {
+	result, err := call(ctx, methods, method, args)
+	if p := (panicked{}); errors.As(err, &p) {
+		s.Log.Error("control", "method", method, "panic", p.value, "stack", p.stack)
+	}
 	var answer []byte
-	result, err := s.call(method, args)
 	if err == nil {
 		answer, err = encodeResponse(result)
 	}
 	if err != nil {
-		fault, ok := err.(Fault)
-		if !ok {
-			fault = Fault{Failed, err.Error()}
-		}
-		answer = encodeFault(fault)
+		answer = encodeFault(asFault(err))
 	}
-	w.Header().Set("Content-Type", "text/xml")
-	w.Write(answer)
-}
-
-// call calls a method, and makes a fault of a panic: PID 1 goes on.
-func (s *Server) call(method string, args []any) (result any, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%s: panic: %v", method, r)
-			s.Log.Error("control", "method", method, "panic", r, "stack", string(bytes.TrimSpace(debug.Stack())))
-		}
-	}()
-	if method == "system.listMethods" {
-		names := []any{}
-		for _, name := range slices.Sorted(maps.Keys(s.Methods)) {
-			names = append(names, name)
-		}
-		return append(names, method), nil
-	}
-	run, ok := s.Methods[method]
-	if !ok {
-		return nil, Fault{UnknownMethod, fmt.Sprintf("%q is no method here; system.listMethods names them", method)}
-	}
-	return run(args)
-}
-
-// Texts returns n arguments that have to be strings, or a Fault.
-func Texts(args []any, n int) ([]string, error) {
-	if len(args) != n {
-		return nil, Fault{IncorrectParameters, fmt.Sprintf("%d arguments, want %d", len(args), n)}
-	}
-	texts := make([]string, n)
-	for i, arg := range args {
-		text, ok := arg.(string)
-		if !ok {
-			return nil, Fault{BadArguments, fmt.Sprintf("argument %d is a %T, want a string", i+1, arg)}
-		}
-		texts[i] = text
-	}
-	return texts, nil
+	return answer
 }

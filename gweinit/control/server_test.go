@@ -25,23 +25,19 @@ func serve(t *testing.T) (socket string) {
 	if err := os.WriteFile(socket, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	l, err := Listen(socket)
+	l, err := Listen(socket, 0o700, -1, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
+	run := func(run func(args []any) (any, error), params ...Param) Method {
+		return Method{Help: "Is a test.", Result: Array, Params: params, Run: func(_ context.Context, args []any) (any, error) { return run(args) }}
+	}
 	s := &Server{Log: slog.New(slog.DiscardHandler), Methods: map[string]Method{
-		"test.echo":  func(args []any) (any, error) { return args, nil },
-		"test.fails": func([]any) (any, error) { return nil, errors.New("the disk is full") },
-		"test.fault": func([]any) (any, error) { return nil, Fault{10, "BAD_NAME"} },
-		"test.panic": func([]any) (any, error) { var m map[string]int; m["x"] = 1; return nil, nil },
-		"test.odd":   func([]any) (any, error) { return struct{}{}, nil },
-		"test.text": func(args []any) (any, error) {
-			texts, err := Texts(args, 1)
-			if err != nil {
-				return nil, err
-			}
-			return texts[0], nil
-		},
+		"test.echo":  run(func(args []any) (any, error) { return args, nil }, Text("text"), Param{"n", Int, 7}, Param{"wait", Boolean, true}),
+		"test.fails": run(func([]any) (any, error) { return nil, errors.New("the disk is full") }),
+		"test.fault": run(func([]any) (any, error) { return nil, NewFault(BadName, "x") }),
+		"test.panic": run(func([]any) (any, error) { var m map[string]int; m["x"] = 1; return nil, nil }),
+		"test.odd":   run(func([]any) (any, error) { return struct{}{}, nil }),
 	}}
 	go s.Serve(l)
 	t.Cleanup(func() { l.Close() })
@@ -51,7 +47,7 @@ func serve(t *testing.T) (socket string) {
 func TestCalls(t *testing.T) {
 	socket := serve(t)
 	info, err := os.Stat(socket)
-	if err != nil || info.Mode().Perm() != 0o600 {
+	if err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the socket is %v, %v; others must not connect", info.Mode(), err)
 	}
 	for _, tt := range []struct {
@@ -60,19 +56,39 @@ func TestCalls(t *testing.T) {
 		want   any
 		err    string
 	}{
-		{"test.echo", []any{"a", 1, true}, []any{"a", 1, true}, ""},
-		{"test.echo", nil, []any{}, ""},
-		{"test.text", []any{"x"}, "x", ""},
-		{"test.text", nil, nil, "fault 2: 0 arguments, want 1"},
-		{"test.text", []any{1}, nil, "fault 3: argument 1 is a int, want a string"},
+		{"test.echo", []any{"a", 1, false}, []any{"a", 1, false}, ""},
+		{"test.echo", []any{"a"}, []any{"a", 7, true}, ""},
+		{"test.echo", []any{3, " -1 ", 0}, []any{"3", -1, false}, ""}, // as Python would take it
+		{"test.echo", nil, nil, "fault 2: INCORRECT_PARAMETERS: 0 arguments, want (string text, int n=7, boolean wait=true)"},
+		{"test.echo", []any{"a", 1, true, 1}, nil, "fault 2: INCORRECT_PARAMETERS: 4 arguments, want (string text, int n=7, boolean wait=true)"},
+		{"test.echo", []any{"a", "x"}, nil, "fault 2: INCORRECT_PARAMETERS: n is a string, want (string text, int n=7, boolean wait=true)"},
+		{"test.echo", []any{true}, nil, "fault 2: INCORRECT_PARAMETERS: text is a bool, want (string text, int n=7, boolean wait=true)"},
 		{"test.fails", nil, nil, "fault 30: the disk is full"},
-		{"test.fault", nil, nil, "fault 10: BAD_NAME"},
+		{"test.fault", nil, nil, "fault 10: BAD_NAME: x"},
 		{"test.panic", nil, nil, "fault 30: test.panic: panic: assignment to entry in nil map"},
 		{"test.odd", nil, nil, "fault 30: XML-RPC has no type for a struct {}"},
-		{"test.none", nil, nil, `fault 1: "test.none" is no method here; system.listMethods names them`},
-		{"system.listMethods", nil, []any{"test.echo", "test.fails", "test.fault", "test.odd", "test.panic", "test.text", "system.listMethods"}, ""},
+		{"test.none", nil, nil, `fault 1: UNKNOWN_METHOD: "test.none" is no method here; system.listMethods names them`},
+		{"system.listMethods", nil, []any{"system.listMethods", "system.methodHelp", "system.methodSignature", "system.multicall",
+			"test.echo", "test.fails", "test.fault", "test.odd", "test.panic"}, ""},
+		{"system.methodHelp", []any{"test.echo"}, "Is a test.\n(string text, int n=7, boolean wait=true)", ""},
+		{"system.methodSignature", []any{"test.echo"}, []any{"array", "string", "int", "boolean"}, ""},
+		{"system.methodSignature", []any{"test.none"}, nil, "fault 4: SIGNATURE_UNSUPPORTED: test.none"},
+		{"system.multicall", []any{[]any{
+			map[string]any{"methodName": "test.echo", "params": []any{"a"}},
+			map[string]any{"methodName": "test.fault"},
+			map[string]any{"methodName": "test.panic"},
+			map[string]any{"methodName": "system.multicall", "params": []any{[]any{}}},
+			"what",
+		}}, []any{
+			[]any{"a", 7, true},
+			map[string]any{"faultCode": 10, "faultString": "BAD_NAME: x"},
+			map[string]any{"faultCode": 30, "faultString": "test.panic: panic: assignment to entry in nil map"},
+			map[string]any{"faultCode": 2, "faultString": "INCORRECT_PARAMETERS: Recursive system.multicall forbidden"},
+			map[string]any{"faultCode": 2, "faultString": "INCORRECT_PARAMETERS: No methodName"},
+		}, ""},
+		{"system.multicall", []any{make([]any, maxCalls+1)}, nil, "fault 3: BAD_ARGUMENTS: 1001 calls, at most 1000"},
 	} {
-		got, err := Call(t.Context(), socket, tt.method, tt.args...)
+		got, err := Client{Socket: socket}.Call(t.Context(), tt.method, tt.args...)
 		said := ""
 		if fault := (Fault{}); errors.As(err, &fault) {
 			said = fmt.Sprintf("fault %d: %s", fault.Code, fault.Text)
@@ -87,7 +103,7 @@ func TestCalls(t *testing.T) {
 
 func TestCallWithoutServer(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
-	_, err := Call(t.Context(), socket, "gweinit.status")
+	_, err := Client{Socket: socket}.Call(t.Context(), "gweinit.status")
 	if !errors.Is(err, syscall.ENOENT) || !strings.Contains(err.Error(), socket) || strings.Contains(err.Error(), "http://") {
 		t.Error(err)
 	}
@@ -98,7 +114,7 @@ func TestCallWithoutServer(t *testing.T) {
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := Call(ctx, socket, "gweinit.status"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := (Client{Socket: socket}).Call(ctx, "gweinit.status"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 }
@@ -141,7 +157,7 @@ func TestBadRequests(t *testing.T) {
 		}
 		time.AfterFunc(100*time.Millisecond, func() { c.Close() })
 	}
-	if got, err := Call(t.Context(), socket, "test.text", "still here"); got != "still here" {
+	if got, err := (Client{Socket: socket}).Call(t.Context(), "test.echo", "still here"); !reflect.DeepEqual(got, []any{"still here", 7, true}) {
 		t.Errorf("%v, %v", got, err)
 	}
 }

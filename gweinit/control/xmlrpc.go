@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -257,6 +258,12 @@ func (d decoder) typed(name string, depth int) (any, error) {
 			return nil, fmt.Errorf("<double> %q is no number", plain)
 		}
 		return f, nil
+	case "base64": // Python's clients send bytes that way
+		b, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
+		if err != nil {
+			return nil, fmt.Errorf("<base64>: %w", err)
+		}
+		return string(b), nil
 	case "nil":
 		return nil, nil
 	}

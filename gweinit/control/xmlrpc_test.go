@@ -98,7 +98,8 @@ func TestBadCalls(t *testing.T) {
 		{call("<value><int>99999999999</int></value>"), "no number of 32 bits"},
 		{call("<value><boolean>true</boolean></value>"), "is not 0 or 1"},
 		{call("<value><double>x</double></value>"), "is no number"},
-		{call("<value><base64>AA==</base64></value>"), "type <base64> is not known here"},
+		{call("<value><base64>A</base64></value>"), "<base64>: illegal base64"},
+		{call("<value><dateTime.iso8601>20261125T00:00:00</dateTime.iso8601></value>"), "type <dateTime.iso8601> is not known here"},
 		{call("<value><string>a<b/></string></value>"), "<b> where text belongs"},
 		{call("<value>a<string>b</string></value>"), `text "a" before <string>`},
 		{call("<value><string>a</string>b</value>"), `text "b"`},
@@ -111,6 +112,9 @@ func TestBadCalls(t *testing.T) {
 		if method, args, err := decodeCall(strings.NewReader(tt.text)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s:\n%s(%#v), %v\nwant %s", tt.text, method, args, err, tt.want)
 		}
+	}
+	if _, args, err := decodeCall(strings.NewReader(call("<value><base64>\nYQ\n==\n</base64></value>"))); !reflect.DeepEqual(args, []any{"a"}) || err != nil {
+		t.Errorf("%#v, %v", args, err)
 	}
 	// A value without a type is a string, as the specification has it.
 	if _, args, err := decodeCall(strings.NewReader(call("<value> a </value>"))); !reflect.DeepEqual(args, []any{" a "}) || err != nil {
