@@ -13,15 +13,19 @@ import (
 	"github.com/exosite/gwe/gweinit/boot"
 	"github.com/exosite/gwe/gweinit/control"
 	"github.com/exosite/gwe/gweinit/modules"
+	"github.com/exosite/gwe/gweinit/supervisorctl"
+	"github.com/exosite/gwe/gweinit/supervisord"
 )
 
 // programs are the names, each with its main function. It gets the arguments
 // behind the name and returns the exit status.
 func programs() map[string]func(args []string) int {
 	return map[string]func([]string) int{
-		"call":     control.Main,
-		"init":     boot.Main,
-		"modprobe": modules.Main,
+		"call":          control.Main,
+		"init":          boot.Main,
+		"modprobe":      modules.Main,
+		"supervisorctl": supervisorctl.Main,
+		"supervisord":   supervisord.Main,
 	}
 }
 

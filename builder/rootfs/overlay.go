@@ -24,9 +24,10 @@ type Overlay struct {
 	Dir  string `yaml:"-"`
 
 	Description string
-	Release     bool            // may be in a release image; the default
-	Dirs        map[string]Mode // folders, which git cannot hold empty
-	Modes       map[string]Mode // of the tree's files that are not plain 0644 or 0755 root:root
+	Release     bool              // may be in a release image; the default
+	Dirs        map[string]Mode   // folders, which git cannot hold empty
+	Modes       map[string]Mode   // of the tree's files that are not plain 0644 or 0755 root:root
+	Files       map[string]string // further files, each with its place in the project
 	Packages    []PackageFiles
 	Programs    []Program
 	Modules     []string // of the kernel; "NAME?" is one that not every kernel has
@@ -157,6 +158,9 @@ func (o *Overlay) check(bad func(value, format string, args ...any) error) error
 			paths = append(paths, p)
 		}
 	}
+	for _, p := range slices.Sorted(maps.Keys(o.Files)) {
+		paths = append(paths, p, o.Files[p])
+	}
 	if o.Applets != "" {
 		paths = append(paths, o.Applets)
 	}
@@ -249,25 +253,18 @@ func (o *Overlay) AddFiles(t *Tree) error {
 			}
 			return t.Link(name, target, file)
 		case 0:
-			info, err := d.Info()
-			if err != nil {
-				return err
-			}
-			data, err := os.ReadFile(file)
-			if err != nil {
-				return err
-			}
-			m, ok := modes[name]
-			if !ok {
-				m.Perm = normal(info.Mode())
-			}
-			delete(modes, name)
-			return t.add(Entry{Path: name, Mode: m.Perm, UID: m.UID, GID: m.GID, Data: data, From: file})
+			return addFile(t, name, file, modes)
 		}
 		return fmt.Errorf("%s is neither a file, a folder nor a symlink (%v): remove it", file, d.Type())
 	})
 	if err != nil {
 		return fmt.Errorf("add the files of overlay %s: %w", o.Name, err)
+	}
+	project := filepath.Dir(filepath.Dir(o.Dir))
+	for _, name := range slices.Sorted(maps.Keys(o.Files)) {
+		if err := addFile(t, name, filepath.Join(project, o.Files[name]), modes); err != nil {
+			return fmt.Errorf("%s: files: %s: %w", o.file(), name, err)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(modes)) {
 		return fmt.Errorf("%s: modes: %s is no file of the overlay", o.file(), name)
@@ -279,6 +276,24 @@ func (o *Overlay) AddFiles(t *Tree) error {
 		}
 	}
 	return nil
+}
+
+// addFile adds a file under a name. Its entry in modes, if any, is used up.
+func addFile(t *Tree, name, file string, modes map[string]Mode) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	m, ok := modes[name]
+	if !ok {
+		m.Perm = normal(info.Mode())
+	}
+	delete(modes, name)
+	return t.add(Entry{Path: name, Mode: m.Perm, UID: m.UID, GID: m.GID, Data: data, From: file})
 }
 
 // normal returns the permissions of a file whose origin may have had any.

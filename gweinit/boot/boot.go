@@ -26,6 +26,7 @@ import (
 	"github.com/exosite/gwe/gweinit/network/settings"
 	"github.com/exosite/gwe/gweinit/reaper"
 	"github.com/exosite/gwe/gweinit/slot"
+	"github.com/exosite/gwe/gweinit/supervisor"
 	"github.com/exosite/gwe/gweinit/ubenv"
 )
 
@@ -65,6 +66,7 @@ func phases() []phase {
 		{name: "limit the programs", run: limitPrograms},
 		{name: "start the network", run: startNetwork},
 		{name: "take calls", run: startControl},
+		{name: "start the programs", run: startPrograms},
 		{name: "refill the boots of the good slot", run: refillSlot},
 		{name: "report ready", run: reportReady},
 		{name: "start the console program", run: startConsole},
@@ -81,7 +83,8 @@ type system struct {
 	failedMu sync.Mutex
 	failed   []string // names of the phases that failed
 
-	programs *os.File // the cgroup for all programs; nil if there is none
+	programs   string // the cgroup for all programs; "" if there is none
+	supervisor *supervisor.Supervisor
 
 	noData   atomic.Bool   // /data is memory
 	identity chan struct{} // has something in it while the record is lent

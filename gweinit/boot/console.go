@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -47,8 +48,13 @@ func consoleOnce(s *system) error {
 	defer tty.Close()
 	fd := tty.Fd()
 	attr := &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
-	if s.programs != nil {
-		attr.UseCgroupFD, attr.CgroupFD = true, int(s.programs.Fd())
+	group, err := s.consoleGroup()
+	if err != nil {
+		return err
+	}
+	if group != nil {
+		defer group.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(group.Fd())
 	}
 	p, err := s.reaper.Start(consoleProgram, []string{consoleProgram}, &syscall.ProcAttr{
 		Dir:   "/root",
@@ -62,6 +68,19 @@ func consoleOnce(s *system) error {
 	tty.Close() // the program's alone, so that its end is a hang-up
 	<-p.Done()
 	return nil
+}
+
+// consoleGroup opens the cgroup of the console program, which is nil if there are
+// no groups.
+func (s *system) consoleGroup() (*os.File, error) {
+	if s.programs == "" {
+		return nil, nil
+	}
+	path := filepath.Join(s.programs, "console")
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	return os.Open(path)
 }
 
 // openConsole opens the terminal behind /dev/console, which itself cannot

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -88,7 +89,10 @@ func startControl(s *system) error {
 	if err != nil {
 		return err
 	}
-	server := &control.Server{Methods: s.methods(), Log: logger}
-	go func() { logError("control: %v", server.Serve(l)) }()
+	s.makeSupervisor()
+	methods := s.supervisor.Methods()
+	maps.Copy(methods, s.methods())
+	server := &control.Server{Methods: methods, Pages: s.supervisor.Pages(), Log: logger}
+	go func() { logError("control: %v", server.Serve(context.Background(), l)) }()
 	return nil
 }

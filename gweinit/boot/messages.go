@@ -9,6 +9,9 @@ import (
 	"github.com/exosite/gwe/gweinit/syslog"
 )
 
+// messages is the log of the kernel, of PID 1 and of /dev/log.
+const messages = "/data/log/messages"
+
 // Together at most 2 MiB of the 30 that the smallest /data has.
 const (
 	messagesSize = 512 << 10
@@ -20,12 +23,12 @@ const (
 func keepMessages(s *system) error {
 	// Programs that log a lot at once would wait for each 10 lines.
 	err := os.WriteFile("/proc/sys/net/unix/max_dgram_qlen", []byte("128"), 0)
-	messages := syslog.New(syslog.Options{
+	log := syslog.New(syslog.Options{
 		Kmsg: "/dev/kmsg", Socket: "/dev/log",
-		File: "/data/log/messages", MaxSize: messagesSize, Keep: oldMessages,
+		File: messages, MaxSize: messagesSize, Keep: oldMessages,
 	})
 	s.endMessages = s.background("messages", func(ctx context.Context) {
-		if err := messages.Run(ctx); err != nil {
+		if err := log.Run(ctx); err != nil {
 			logError("messages: %v", err)
 		}
 	})

@@ -24,6 +24,7 @@ const (
 // shutdownPhases is the way down, in order.
 func shutdownPhases() []phase {
 	return []phase{
+		{"stop the programs", stopPrograms, programsWait + time.Second},
 		{"stop all processes", stopProcesses, termWait + killWait + time.Second},
 		{"store the clock", storeClock, storeWait},
 		{"close the log", closeMessages, messagesWait + time.Second},

@@ -31,6 +31,7 @@ const (
 	maxConnections = 32
 	maxPages       = 16               // of them: a page may take as long as the client likes
 	patience       = 10 * time.Second // with a client that is slow
+	goodbye        = time.Second
 )
 
 // Server serves calls. It must not change any more.
@@ -76,8 +77,9 @@ func Listen(path string, mode os.FileMode, uid, gid int) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve serves calls until the listener is closed.
-func (s *Server) Serve(l net.Listener) error {
+// Serve serves calls until ctx ends, and then those that have come, for goodbye
+// at most. It closes the listener.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	h := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: patience,
@@ -85,7 +87,19 @@ func (s *Server) Serve(l net.Listener) error {
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
 	}
-	return h.Serve(netutil.LimitListener(l, maxConnections))
+	ended := make(chan error, 1)
+	go func() { ended <- h.Serve(netutil.LimitListener(l, maxConnections)) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
+	defer cancel()
+	if h.Shutdown(last) != nil {
+		h.Close()
+	}
+	return ctx.Err()
 }
 
 func (s *Server) handler() http.Handler {

@@ -39,7 +39,7 @@ func serve(t *testing.T) (socket string) {
 		"test.panic": run(func([]any) (any, error) { var m map[string]int; m["x"] = 1; return nil, nil }),
 		"test.odd":   run(func([]any) (any, error) { return struct{}{}, nil }),
 	}}
-	go s.Serve(l)
+	go s.Serve(t.Context(), l)
 	t.Cleanup(func() { l.Close() })
 	return socket
 }
