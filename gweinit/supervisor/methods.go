@@ -304,14 +304,14 @@ func nameOf(group, process string) string {
 // describe is the process for clients, with Supervisor's keys.
 func (p *process) describe() map[string]any {
 	i := p.snapshot()
-	start, stop, now := i.Started.unix, i.Stopped.unix, time.Now().Unix()
+	start, stop := i.Started.unix, i.Stopped.unix
 	return map[string]any{
 		"name": p.conf.Name, "group": p.conf.Group,
-		"start": number(start), "stop": number(stop), "now": number(now),
+		"start": number(start), "stop": number(stop), "now": number(time.Now().Unix()),
 		"state": int(i.State), "statename": i.State.String(),
 		"spawnerr": i.SpawnError, "exitstatus": i.ExitStatus,
 		"logfile": p.conf.Stdout.File, "stdout_logfile": p.conf.Stdout.File, "stderr_logfile": p.stderrFile(),
-		"pid": i.PID, "description": i.text(p.conf.Name, start, stop, now),
+		"pid": i.PID, "description": i.text(p.conf.Name, start, stop),
 	}
 }
 
@@ -323,10 +323,10 @@ func (p *process) stderrFile() string {
 }
 
 // text describes the state as "supervisorctl status" shows it.
-func (i info) text(name string, start, stop, now int64) string {
+func (i info) text(name string, start, stop int64) string {
 	switch i.State {
 	case Running:
-		return fmt.Sprintf("pid %d, uptime %s", i.PID, uptime(now-start))
+		return fmt.Sprintf("pid %d, uptime %s", i.PID, uptime(time.Since(i.Started.t)))
 	case Fatal, Backoff:
 		if i.SpawnError == "" {
 			return fmt.Sprintf("unknown error (try \"tail %s\")", name)
@@ -344,9 +344,9 @@ func (i info) text(name string, start, stop, now int64) string {
 	return ""
 }
 
-// uptime is seconds as Python prints them: "1 day, 2:03:04".
-func uptime(seconds int64) string {
-	seconds = max(seconds, 0)
+// uptime is a time as Python prints it: "1 day, 2:03:04".
+func uptime(up time.Duration) string {
+	seconds := int64(up / time.Second)
 	text := fmt.Sprintf("%d:%02d:%02d", seconds/3600%24, seconds/60%60, seconds%60)
 	switch days := seconds / 86400; {
 	case days == 1:

@@ -79,6 +79,9 @@ func (p *process) blame(path, name string, err error) error {
 		if info, statErr := os.Stat(dir); statErr != nil || !info.IsDir() {
 			return fmt.Errorf("couldn't chdir to %s: %s", dir, unix.ErrnoName(errno))
 		}
+		if errno == unix.EACCES && p.conf.Credential != nil {
+			return fmt.Errorf("couldn't chdir to %s or exec %s as user %d: EACCES", dir, name, p.conf.Credential.UID)
+		}
 	}
 	switch errno {
 	case unix.EAGAIN:

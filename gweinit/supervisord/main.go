@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -52,6 +53,10 @@ func Main(args []string) int {
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fail(1, fmt.Errorf("become the parent of orphans: %w", err))
+	}
+	// What came from our parent is not for programs.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return fail(1, fmt.Errorf("keep open files to ourselves: %w", err))
 	}
 	d := &daemon{
 		file:    file,
