@@ -85,7 +85,6 @@ func (s *Supervisor) takeLog(c conf.Program, l conf.Log) *logfile.Log {
 	}
 	log := logfile.New(opt)
 	if l.File != "" {
-		log.Open() // for tail; a problem is told by Problem
 		s.logFiles[l.File] = &sharedLog{log: log, users: 1}
 	}
 	return log

@@ -16,6 +16,7 @@ import (
 
 	"github.com/exosite/gwe/gweinit/reaper"
 	"github.com/exosite/gwe/gweinit/supervisor/conf"
+	"github.com/exosite/gwe/gweinit/supervisor/logfile"
 )
 
 const (
@@ -30,13 +31,17 @@ func (p *process) launch() error {
 	if err != nil {
 		return err
 	}
-	env := p.environment()
+	for _, l := range []*logfile.Log{p.out, p.err} {
+		if l != nil {
+			l.Open() // for tail, before there is output; what is wrong it tells itself
+		}
+	}
 	pipes, err := p.pipes()
 	if err != nil {
 		return fmt.Errorf("make pipes for '%s': %w", p.conf.Name, err)
 	}
 	attr := &syscall.ProcAttr{
-		Dir: p.conf.Directory, Env: env, Files: pipes.child[:],
+		Dir: p.conf.Directory, Env: p.environment(), Files: pipes.child[:],
 		Sys: &syscall.SysProcAttr{Setpgid: true, Chroot: p.conf.RootDirectory},
 	}
 	if attr.Dir == "" && p.conf.RootDirectory != "" {
