@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/gweinit/clock"
+	"github.com/exosite/gwe/gweinit/memory"
 	"github.com/exosite/gwe/gweinit/network"
 	"github.com/exosite/gwe/gweinit/network/settings"
 	"github.com/exosite/gwe/gweinit/reaper"
@@ -123,7 +124,10 @@ func Main([]string) int {
 			logError("%s: %v", p.name, err)
 		}
 	}
-	debug.FreeOSMemory() // the boot is the most that PID 1 ever needs
+	// The boot is the most that PID 1 ever needs.
+	if err := memory.Release(); err != nil {
+		logError("give memory back: %v", err)
+	}
 	for {
 		select {
 		case sig := <-s.signals:

@@ -107,35 +107,55 @@ func (s *Supervisor) Start(config *conf.Config) {
 	if !config.Supervisord.NoCleanup {
 		s.removeAutoLogs(config.Supervisord)
 	}
-	for _, g := range config.Groups {
-		s.add(g)
+	var groups []*group
+	for _, c := range config.Groups {
+		if g, err := s.register(c); err == nil {
+			groups = append(groups, g)
+		}
+	}
+	for _, g := range groups {
+		s.autostart(g)
 	}
 }
 
-// errActive is add's error if there is such a group already.
-var errActive = errors.New("is already active")
-
 // add takes a group under control and starts its programs.
 func (s *Supervisor) add(c conf.Group) error {
+	g, err := s.register(c)
+	if err == nil {
+		s.autostart(g)
+	}
+	return err
+}
+
+// errActive is the error of add and register if there is such a group already.
+var errActive = errors.New("is already active")
+
+// register takes a group under control.
+func (s *Supervisor) register(c conf.Group) (*group, error) {
 	s.mu.Lock()
 	if s.groups[c.Name] != nil {
 		s.mu.Unlock()
-		return errActive
+		return nil, errActive
 	}
 	g := &group{conf: c}
 	s.groups[c.Name] = g
 	s.mu.Unlock()
-
-	essential := slices.Contains(s.opt.Essential, c.Name)
 	var processes []*process
 	for _, p := range c.Programs {
-		processes = append(processes, newProcess(s, s.withAutoLogs(p), essential))
+		processes = append(processes, newProcess(s, s.withAutoLogs(p), s.essential(c.Name)))
 	}
 	s.mu.Lock()
 	g.processes = processes
 	s.mu.Unlock()
-	for _, p := range processes {
-		if !p.conf.Autostart && !essential {
+	return g, nil
+}
+
+func (s *Supervisor) essential(group string) bool { return slices.Contains(s.opt.Essential, group) }
+
+// autostart starts those programs of a group that are to start by themselves.
+func (s *Supervisor) autostart(g *group) {
+	for _, p := range g.processes {
+		if !p.conf.Autostart && !p.essential {
 			continue
 		}
 		// One whose start hangs on a disk must not keep the others.
@@ -145,7 +165,6 @@ func (s *Supervisor) add(c conf.Group) error {
 		}
 		cancel()
 	}
-	return nil
 }
 
 // spawnWait is how long a start keeps those of the other programs waiting.
@@ -173,7 +192,7 @@ func (s *Supervisor) remove(name string) error {
 	for _, p := range g.processes {
 		p.remove()
 	}
-	if slices.Contains(s.opt.Essential, name) {
+	if s.essential(name) {
 		time.AfterFunc(s.opt.essentialWait, func() { s.bringBack(name) })
 	}
 	return nil

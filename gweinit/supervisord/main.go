@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/gweinit/control"
+	"github.com/exosite/gwe/gweinit/memory"
 	"github.com/exosite/gwe/gweinit/reaper"
 	"github.com/exosite/gwe/gweinit/supervisor"
 	"github.com/exosite/gwe/gweinit/supervisor/conf"
@@ -163,19 +165,23 @@ func (d *daemon) run() (again bool, err error) {
 	if config.Socket != nil {
 		opt.ServerURL = "unix://" + config.Socket.File
 	}
-	s := supervisor.New(opt)
-	end, err := serve(s, config.Socket, log)
+	// Who calls now waits until the programs are known.
+	l, err := listen(config.Socket)
 	if err != nil {
 		return false, err
 	}
-	defer end()
 	remove, err := writePID(cmp.Or(own.Pidfile, "supervisord.pid"))
 	if err != nil {
 		log.Error("could not write pidfile", "error", err)
 	}
 	defer remove()
 	log.Info(fmt.Sprintf("supervisord started with pid %d", os.Getpid()))
+	s := supervisor.New(opt)
 	s.Start(config)
+	defer serve(s, l, config.Socket, log)()
+	if err := memory.Release(); err != nil {
+		log.Warn("give memory back", "error", err)
+	}
 	again = d.wait(s, file, log)
 	if err := s.Stop(context.Background()); err != nil {
 		log.Error("stop the programs", "error", err)
@@ -247,14 +253,18 @@ func (d *daemon) become(own conf.Supervisord) error {
 // defaultFiles is Supervisor's minfds, and the kernel's default.
 const defaultFiles = 1024
 
-// serve takes calls. end closes the socket.
-func serve(s *supervisor.Supervisor, c *conf.Socket, log *slog.Logger) (end func(), err error) {
+// listen makes the socket, if there is to be one.
+func listen(c *conf.Socket) (net.Listener, error) {
 	if c == nil {
-		return func() {}, nil
+		return nil, nil
 	}
-	l, err := control.Listen(c.File, c.Chmod, c.UID, c.GID)
-	if err != nil {
-		return nil, err
+	return control.Listen(c.File, c.Chmod, c.UID, c.GID)
+}
+
+// serve takes calls. end closes the socket.
+func serve(s *supervisor.Supervisor, l net.Listener, c *conf.Socket, log *slog.Logger) (end func()) {
+	if l == nil {
+		return func() {}
 	}
 	if c.Username == "" {
 		log.Info("the control socket asks for no password; its mode says who may", "socket", c.File)
@@ -272,7 +282,7 @@ func serve(s *supervisor.Supervisor, c *conf.Socket, log *slog.Logger) (end func
 		cancel()
 		<-ended
 		os.Remove(c.File)
-	}, nil
+	}
 }
 
 // writePID writes the file with our PID.

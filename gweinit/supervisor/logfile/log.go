@@ -59,7 +59,7 @@ type Log struct {
 	accepted int64 // bytes, ever
 	finished int64 // of these, written or dropped
 	missing  int64 // bytes dropped behind the queue because the disk hangs
-	writing  bool  // there is a goroutine in write
+	writing  bool  // somebody runs writeQueue
 	progress time.Time
 	changed  chan struct{} // closed at any progress; nil if nobody waits
 	closed   bool
@@ -113,18 +113,21 @@ func (l *Log) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
 		n := min(len(rest), blockSize)
 		buf := buffers.Get().(*[blockSize]byte)
-		l.put(buf[:copy(buf[:], rest[:n])], len(rest) == len(p))
+		if l.put(buf[:copy(buf[:], rest[:n])], len(rest) == len(p)) {
+			go l.writeQueue()
+		}
 		rest = rest[n:]
 	}
 	return len(p), nil
 }
 
 // put queues data, which is in a buffer of the pool that is the Log's from now
-// on. It waits for room in the queue, unless the disk hangs.
-func (l *Log) put(data []byte, fresh bool) {
+// on. It waits for room in the queue, unless the disk hangs. If nobody writes, it
+// is up to the caller to run writeQueue.
+func (l *Log) put(data []byte, fresh bool) (write bool) {
 	if l.path == "" || len(data) == 0 {
 		release(data)
-		return
+		return false
 	}
 	l.mu.Lock()
 	// Once output is missing, all is dropped until there is progress, not just
@@ -136,22 +139,22 @@ func (l *Log) put(data []byte, fresh bool) {
 			l.mu.Unlock()
 			release(data)
 			l.tell(&os.PathError{Op: "write", Path: l.path, Err: errHangs})
-			return
+			return false
 		}
 		l.await(left)
 	}
 	if l.closed {
 		l.mu.Unlock()
 		release(data)
-		return
+		return false
 	}
 	l.add(data, fresh)
-	if !l.writing {
+	if write = !l.writing; write {
 		l.writing = true
 		l.progress = time.Now()
-		go l.writeQueue()
 	}
 	l.mu.Unlock()
+	return write
 }
 
 // add adds data to the queue, such that little of it takes little memory.

@@ -33,6 +33,10 @@ type Reader struct {
 	ended   bool          // handed is all that there will be
 	changed chan struct{} // closed when handed or ended changes; nil if nobody waits
 
+	// Who reads also writes, which saves waking another one up. If its write
+	// hangs, guard has another one go on to read.
+	guard *time.Timer
+
 	strip stripper
 	lines lines
 }
@@ -44,6 +48,8 @@ func (l *Log) Follow(pipe *os.File) *Reader {
 	if r.pipe = pollable(pipe); r.pipe != nil {
 		r.conn, _ = r.pipe.SyscallConn()
 	}
+	r.guard = time.AfterFunc(l.stall, r.run)
+	r.guard.Stop()
 	go r.run()
 	return r
 }
@@ -124,8 +130,8 @@ func (r *Reader) pending() int64 {
 	return int64(n)
 }
 
+// run reads the pipe to its end, or until another goroutine does so.
 func (r *Reader) run() {
-	defer close(r.done)
 	var data []byte
 	var err error
 	try := func(fd uintptr) bool {
@@ -133,15 +139,20 @@ func (r *Reader) run() {
 		return err != unix.EAGAIN
 	}
 	for r.conn != nil && r.conn.Read(try) == nil && err == nil {
-		r.take(data)
+		d := data
 		data = nil // the Log's
+		if !r.take(d) {
+			return
+		}
 	}
 	if r.pipe != nil {
 		r.pipe.Close()
 	}
 	if rest := r.strip.end(); len(rest) > 0 {
 		buf := buffers.Get().(*[blockSize]byte)
-		r.hand(buf[:copy(buf[:], rest)])
+		if r.hand(buf[:copy(buf[:], rest)]) {
+			go r.log.writeQueue()
+		}
 	}
 	if r.log.line != nil && !r.log.isClosed() {
 		r.lines.end(r.log.line)
@@ -151,6 +162,7 @@ func (r *Reader) run() {
 	r.wake()
 	r.mu.Unlock()
 	r.log.flush(r.log.mark(), time.Time{})
+	close(r.done)
 }
 
 // try reads what there is into a buffer of the pool.
@@ -182,20 +194,27 @@ func (r *Reader) try(fd int) ([]byte, error) {
 	return buf[:n], nil
 }
 
-// take hands over what was read.
-func (r *Reader) take(data []byte) {
-	r.hand(data)
+// take hands over what was read, and writes it if nobody else does. It tells
+// whether the goroutine is still the one to read.
+func (r *Reader) take(data []byte) bool {
+	write := r.hand(data)
 	r.mu.Lock()
 	r.handed = r.got
 	r.wake()
 	r.mu.Unlock()
+	if !write {
+		return true
+	}
+	r.guard.Reset(r.log.stall)
+	r.log.writeQueue()
+	return r.guard.Stop()
 }
 
-func (r *Reader) hand(data []byte) {
+func (r *Reader) hand(data []byte) (write bool) {
 	if r.log.line != nil && !r.log.isClosed() {
 		r.lines.add(data, r.log.line)
 	}
-	r.log.put(data, false)
+	return r.log.put(data, false)
 }
 
 // wake tells those in Drained. The caller holds mu.
