@@ -22,7 +22,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/gweinit/clock"
-	"github.com/exosite/gwe/gweinit/memory"
 	"github.com/exosite/gwe/gweinit/network"
 	"github.com/exosite/gwe/gweinit/network/settings"
 	"github.com/exosite/gwe/gweinit/reaper"
@@ -124,10 +123,7 @@ func Main([]string) int {
 			logError("%s: %v", p.name, err)
 		}
 	}
-	// The boot is the most that PID 1 ever needs.
-	if err := memory.Release(); err != nil {
-		logError("give memory back: %v", err)
-	}
+	debug.FreeOSMemory() // the boot is the most that PID 1 ever needs
 	for {
 		select {
 		case sig := <-s.signals:

@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/gweinit/control"
-	"github.com/exosite/gwe/gweinit/memory"
 	"github.com/exosite/gwe/gweinit/reaper"
 	"github.com/exosite/gwe/gweinit/supervisor"
 	"github.com/exosite/gwe/gweinit/supervisor/conf"
@@ -179,7 +178,7 @@ func (d *daemon) run() (again bool, err error) {
 	s := supervisor.New(opt)
 	s.Start(config)
 	defer serve(s, l, config.Socket, log)()
-	if err := memory.Release(); err != nil {
+	if err := releaseMemory(); err != nil {
 		log.Warn("give memory back", "error", err)
 	}
 	again = d.wait(s, file, log)

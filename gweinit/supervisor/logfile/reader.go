@@ -35,10 +35,18 @@ type Reader struct {
 
 	// Who reads also writes, which saves waking another one up. If its write
 	// hangs, guard has another one go on to read.
+	own   *ownWrite // that is under way; nil if there is none
 	guard *time.Timer
+	armed bool
 
 	strip stripper
 	lines lines
+}
+
+// ownWrite is one by who reads.
+type ownWrite struct {
+	since    time.Time
+	replaced bool // another one reads by now
 }
 
 // Follow takes over the read end of a pipe, reads it to its end in the
@@ -48,7 +56,7 @@ func (l *Log) Follow(pipe *os.File) *Reader {
 	if r.pipe = pollable(pipe); r.pipe != nil {
 		r.conn, _ = r.pipe.SyscallConn()
 	}
-	r.guard = time.AfterFunc(l.stall, r.run)
+	r.guard = time.AfterFunc(time.Hour, r.look)
 	r.guard.Stop()
 	go r.run()
 	return r
@@ -205,9 +213,39 @@ func (r *Reader) take(data []byte) bool {
 	if !write {
 		return true
 	}
-	r.guard.Reset(r.log.stall)
+	w := &ownWrite{since: time.Now()}
+	r.mu.Lock()
+	r.own = w
+	if !r.armed { // setting a timer for each write costs more than the write
+		r.armed = true
+		r.guard.Reset(r.log.stall)
+	}
+	r.mu.Unlock()
 	r.log.writeQueue()
-	return r.guard.Stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.own == w {
+		r.own = nil
+	}
+	return !w.replaced
+}
+
+// look has another goroutine read if the one that does hangs in a write.
+func (r *Reader) look() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.armed = false
+	if r.own == nil {
+		return
+	}
+	if left := r.log.stall - time.Since(r.own.since); left > 0 {
+		r.armed = true
+		r.guard.Reset(left)
+		return
+	}
+	r.own.replaced = true
+	r.own = nil
+	go r.run()
 }
 
 func (r *Reader) hand(data []byte) (write bool) {

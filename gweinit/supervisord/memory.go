@@ -1,5 +1,4 @@
-// Package memory gives back what only the start of a program needed.
-package memory
+package supervisord
 
 import (
 	"bufio"
@@ -12,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Release returns free heap to the kernel, and lets go of the pages of this
+// releaseMemory returns free heap to the kernel, and lets go of the pages of this
 // program's file: the ones that are still used come back by themselves, and most
-// of those that only initialised packages do not. Clean pages of a program that
-// are mapped are the last that the kernel takes when memory is short.
-func Release() error {
+// of those that only initialised packages do not. PID 1 keeps them: they are
+// shared with the other programs of this file, and a page that comes back needs a
+// disk that works.
+func releaseMemory() error {
 	debug.FreeOSMemory()
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {

@@ -1,4 +1,4 @@
-package memory
+package supervisord
 
 import (
 	"os"
@@ -26,7 +26,7 @@ garbage
 // The program goes on, with less memory.
 func TestRelease(t *testing.T) {
 	before := resident(t)
-	if err := Release(); err != nil {
+	if err := releaseMemory(); err != nil {
 		t.Fatal(err)
 	}
 	after := resident(t)
