@@ -44,12 +44,13 @@ boards: $(builder) ## list the boards
 setup: $(builder) ## install all Debian packages that building, booting and testing need
 	@$(builder) setup -board "$(boards)" -boot -test
 
-test: test-unit test-qemu ## test everything, with real boots in QEMU (about 23 minutes)
+test: test-unit test-qemu ## test everything, with real boots in QEMU (about 24 minutes)
 
 test-all: export build_uboot = 1
 test-all: story_boards = $(boards)
 test-all: thorough_boards = $(boards)
-test-all: test ## the same on every board, and with U-Boot built twice
+test-all: export soak = 1m
+test-all: test ## the same on every board, with U-Boot built twice, and programs crashing for a minute
 
 test-unit: setup
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
@@ -60,7 +61,8 @@ test-unit: setup
 test-qemu: setup
 	story_boards="$(story_boards)" thorough_boards="$(thorough_boards)" go test -tags qemu -count=1 -parallel 3 -timeout 3h ./builder/stories
 
-bench: setup ## measure builds, sizes, boots and memory of all boards; prints a table
+bench: setup ## measure the supervisor against Debian's, then builds, sizes, boots and memory of all boards; prints tables
+	go test -count=1 -run '^$$' -bench Figures -benchtime 1x ./gweinit/supervisord
 	story_boards="$(boards)" go test -tags qemu -count=1 -timeout 80m -run '^$$' -bench Figures ./builder/stories
 
 clean: ## remove what was built (downloads stay in the cache)
