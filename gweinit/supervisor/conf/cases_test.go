@@ -67,6 +67,10 @@ func readCases(t *testing.T) (cases []testCase) {
 
 // The results, warnings and errors of all cases, to be read by people.
 func TestCases(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
 	var got bytes.Buffer
 	for _, c := range readCases(t) {
 		fmt.Fprintf(&got, "== %s\n", c.name)
@@ -80,7 +84,7 @@ func TestCases(t *testing.T) {
 			writeConfig(&text, config)
 			writeErrors(t, &text, err)
 		}
-		got.WriteString(strings.NewReplacer(filepath.Dir(c.main), "DIR", "<"+hostname()+">", "<HOST>").Replace(text.String()))
+		got.WriteString(strings.NewReplacer(filepath.Dir(c.main), "DIR", here, "CWD", "<"+hostname()+">", "<HOST>").Replace(text.String()))
 	}
 	const golden = "testdata/cases.golden"
 	if *update {
