@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -93,6 +94,8 @@ func (t *terminal) watch(fd int, before *term.State) (stop func()) {
 				term.Restore(fd, before)
 				signal.Reset(s)
 				unix.Kill(os.Getpid(), s.(syscall.Signal))
+				time.Sleep(100 * time.Millisecond)
+				os.Exit(128 + int(s.(syscall.Signal))) // under nohup the signal does nothing
 			}
 		}
 	}()
