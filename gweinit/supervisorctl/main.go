@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/exosite/gwe/gweinit/control"
+	"github.com/exosite/gwe/gweinit/supervisor/conf"
 )
 
 const usage = `supervisorctl -- control applications run by supervisord from the cmd line.
@@ -40,8 +41,7 @@ Use the action "help" to find out about available actions.
 func Main(args []string) int {
 	return run(args, world{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		// Never one of the current directory: root runs this everywhere.
-		configs: []string{"/etc/supervisord.conf", "/etc/supervisor/supervisord.conf"},
+		configs: conf.Files(),
 		environ: os.Environ(),
 	})
 }

@@ -177,17 +177,10 @@ func (o options) configured(w world) (settings, error) {
 	return settings{}, nil
 }
 
-// supervisorsURL is what Supervisor takes if the configuration has none. There
-// is no such server here.
-const supervisorsURL = "http://localhost:9001"
-
 // readConfig returns what a file says about supervisorctl, as far as it is good,
 // and what is not.
 func (o options) readConfig(file string, w world) (settings, error) {
 	c, err := conf.LoadClient(file, conf.Options{Environ: w.environ})
-	if c.ServerURL == supervisorsURL {
-		c.ServerURL = ""
-	}
 	if o.given("serverurl") {
 		c.ServerURL = ""
 	}

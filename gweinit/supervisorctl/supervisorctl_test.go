@@ -224,7 +224,6 @@ func TestConfiguration(t *testing.T) {
 	empty := file("empty", "[supervisorctl]\n")
 	without := file("without", "[supervisord]\n")
 	http := file("http", "[supervisorctl]\nserverurl=http://10.0.0.1:9001\nprompt=gw\n")
-	usualHTTP := file("usual", "[supervisorctl]\nserverurl=http://localhost:9001\n")
 	broken := file("broken", "[supervisorctl\nserverurl\n= =\x00\n")
 	defaults := settings{url: "unix:///run/supervisor.sock", prompt: "supervisor"}
 	fromFull := settings{"unix:///run/x.sock", "u", "p", "gw", filepath.Join(dir, "history")}
@@ -243,7 +242,6 @@ func TestConfiguration(t *testing.T) {
 		{"given", []string{"-c", full}, []string{broken}, fromFull, false, false},
 		{"empty", nil, []string{empty, full}, defaults, false, false},
 		{"empty, given", []string{"-c", empty}, nil, defaults, false, false},
-		{"Supervisor's URL", []string{"-c", usualHTTP}, nil, defaults, false, false},
 		{"options", []string{"-c", full, "-s", "unix:///y", "-u", "", "-p", "q", "--hist", "h"}, nil, settings{"unix:///y", "", "q", "gw", "h"}, false, false},
 		{"no section", nil, []string{without}, defaults, true, false},
 		{"no section, given", []string{"-c", without}, nil, settings{}, false, true},

@@ -84,10 +84,6 @@ func fail(status int, err error) int {
 	return status
 }
 
-// files are where the configuration is looked for, never in the current folder:
-// this often runs as root.
-var files = []string{"/etc/supervisord.conf", "/etc/supervisor/supervisord.conf"}
-
 var errHelp = errors.New("help is wanted")
 
 // parse returns the file with the configuration.
@@ -108,12 +104,12 @@ func parse(args []string) (file string, err error) {
 	if file != "" {
 		return filepath.Abs(file) // the configuration may change the folder
 	}
-	for _, file := range files {
+	for _, file := range conf.Files() {
 		if _, err := os.Stat(file); err == nil {
 			return file, nil
 		}
 	}
-	return "", fmt.Errorf("no configuration in %v; -c names one", files)
+	return "", fmt.Errorf("no configuration in %v; -c names one", conf.Files())
 }
 
 // daemon runs a supervisor, again and again.

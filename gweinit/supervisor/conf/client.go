@@ -10,7 +10,7 @@ import (
 // includes and without looking at the other sections, except for [DEFAULT].
 // What is wrong has its default in the client and is in the error, an Errors.
 func LoadClient(file string, opt Options) (Client, error) {
-	c := Client{ServerURL: "http://localhost:9001", Prompt: "supervisor"}
+	c := Client{Prompt: "supervisor"}
 	l := newLoader(file, opt)
 	data, err := readFile(os.OpenFile, file)
 	if err != nil {

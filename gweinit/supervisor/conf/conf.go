@@ -33,6 +33,7 @@
 //   - The user of a program is looked up in the files of its root_directory,
 //     and users known only to a directory service do not exist.
 //   - An empty username of the socket is an error. An empty serverurl is AUTO.
+//   - The server of supervisorctl is empty if it is not given: no TCP port.
 //   - The files that supervisord writes by default into its working folder
 //     (logfile, pidfile) and childlogdir are empty if they are not given.
 package conf
@@ -150,10 +151,17 @@ type Credential struct {
 	Name, Home string
 }
 
+// Files returns where a configuration is looked for if none is named: never in
+// the current folder, as root runs this everywhere.
+func Files() []string {
+	return []string{"/etc/supervisord.conf", "/etc/supervisor/supervisord.conf"}
+}
+
 // Client is [supervisorctl].
 type Client struct {
-	ServerURL, Username, Password, Prompt string
-	HistoryFile                           string // "": none
+	ServerURL                  string // "": not given; Supervisor's default is a TCP port
+	Username, Password, Prompt string
+	HistoryFile                string // "": none
 }
 
 // Errors are the problems of a configuration, by file and line.

@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"cmp"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -346,7 +347,10 @@ func TestReferenceCases(t *testing.T) {
 		var ours, theirs any
 		var err error
 		if c.kind == "client" {
-			ours, err = LoadClient(c.main, Options{Environ: environ})
+			var client Client
+			client, err = LoadClient(c.main, Options{Environ: environ})
+			client.ServerURL = cmp.Or(client.ServerURL, "http://localhost:9001") // Supervisor's default
+			ours = client
 		} else {
 			config, e := Load(c.main, Options{Environ: environ})
 			forComparison(config)
