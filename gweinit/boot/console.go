@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -58,7 +59,7 @@ func consoleOnce(s *system) error {
 	}
 	p, err := s.reaper.Start(consoleProgram, []string{consoleProgram}, &syscall.ProcAttr{
 		Dir:   "/root",
-		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=vt100"},
+		Env:   append(slices.Clip(environment), "TERM=vt100"),
 		Files: []uintptr{fd, fd, fd},
 		Sys:   attr,
 	})

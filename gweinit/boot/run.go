@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// environment of what PID 1 runs.
-var environment = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
+// environment of what PID 1 runs. Apps put their programs into /usr/local.
+var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
 
 // run runs a program to its end, with its standard output and error going to
 // output, and returns its exit status. An error says that it did not run, or

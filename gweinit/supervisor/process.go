@@ -92,7 +92,7 @@ func newProcess(s *Supervisor, c conf.Program, essential bool) *process {
 	p.out, p.err = s.logs(c)
 	group, err := s.cgroup(c)
 	if err != nil {
-		p.log().Warn(fmt.Sprintf("no cgroup of its own for '%s': %v", c.Name, err))
+		p.log().Warn(fmt.Sprintf("cgroup of '%s': %v", c.Name, err))
 	}
 	p.group = group
 	go p.run()
@@ -292,7 +292,7 @@ func (p *process) stop(ctx context.Context, wait bool) error {
 	return receive(ctx, result)
 }
 
-// await waits for the process to be in a state in which nothing happens any more.
+// await waits for the process not to be STOPPING any more.
 func (p *process) await(ctx context.Context) {
 	var result <-chan error
 	if p.do(ctx, func() { result = p.result(p.down) }) == nil {
@@ -301,7 +301,7 @@ func (p *process) await(ctx context.Context) {
 }
 
 // down is the outcome of a stop.
-func (p *process) down() (error, bool) { return nil, p.state.stopped() }
+func (p *process) down() (error, bool) { return nil, p.state != Stopping }
 
 // terminate asks the process to end, in a state that is wanted.
 func (p *process) terminate() {
