@@ -84,6 +84,7 @@ type system struct {
 	failed   []string // names of the phases that failed
 
 	programs   string // the cgroup for all programs; "" if there is none
+	threads    int    // that all of them may have together
 	supervisor *supervisor.Supervisor
 
 	noData   atomic.Bool   // /data is memory

@@ -85,11 +85,11 @@ func (s *system) status() status {
 
 // startControl takes calls from now on.
 func startControl(s *system) error {
+	s.makeSupervisor() // it has programs to run whoever can call it
 	l, err := control.Listen(control.Socket, 0o700, -1, -1)
 	if err != nil {
 		return err
 	}
-	s.makeSupervisor()
 	methods := s.supervisor.Methods()
 	maps.Copy(methods, s.methods())
 	server := &control.Server{Methods: methods, Pages: s.supervisor.Pages(), Log: logger}

@@ -2,7 +2,6 @@ package boot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,8 +60,9 @@ func limitPrograms(s *system) error {
 		}
 	}
 	// As many threads as the kernel allows would also take all memory.
+	s.threads = threads / 4
 	limit := filepath.Join(group, "pids.max")
-	if err := os.WriteFile(limit, []byte(strconv.Itoa(threads/4)), 0); err != nil {
+	if err := os.WriteFile(limit, []byte(strconv.Itoa(s.threads)), 0); err != nil {
 		return fmt.Errorf("limit the threads of all programs: %w", err)
 	}
 	return nil
@@ -72,7 +72,7 @@ func limitPrograms(s *system) error {
 func (s *system) makeSupervisor() {
 	s.supervisor = supervisor.New(supervisor.Options{
 		Load: loadPrograms, Reaper: s.reaper, Log: logger, Environ: environment,
-		Cgroup: s.programs, ServerURL: "unix://" + control.Socket, MainLog: messages,
+		Cgroup: s.programs, PidsLimit: s.threads / 2, ServerURL: "unix://" + control.Socket, MainLog: messages,
 		Essential: essential,
 		Shutdown:  func() { s.ask(unix.SIGTERM) },
 		Restart:   s.updatePrograms,
@@ -132,9 +132,5 @@ func stopPrograms(s *system) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), programsWait)
 	defer cancel()
-	err := s.supervisor.Stop(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("not all have stopped within %v", programsWait)
-	}
-	return err
+	return s.supervisor.Stop(ctx)
 }

@@ -17,9 +17,11 @@ import (
 
 // Reaper waits for children. Make one with New.
 type Reaper struct {
-	mu      sync.Mutex // held from fork to entry in started: no exit is missed
+	mu      sync.Mutex
 	started map[int]*Process
-	idle    bool // the kernel has said that there are no children
+	forking int                        // Starts under way: their processes are not in started yet
+	early   map[int]syscall.WaitStatus // of unknown processes that ended meanwhile
+	idle    bool                       // the kernel has said that there are no children
 	closed  bool
 	changed chan struct{}
 }
@@ -39,7 +41,7 @@ func (p *Process) Status() syscall.WaitStatus { return p.status }
 
 // New returns a Reaper that waits for children from now on.
 func New() *Reaper {
-	r := &Reaper{started: map[int]*Process{}, changed: make(chan struct{}, 1)}
+	r := &Reaper{started: map[int]*Process{}, early: map[int]syscall.WaitStatus{}, changed: make(chan struct{}, 1)}
 	// One is enough: signals of the same kind coalesce, each means "look".
 	sigchld := make(chan os.Signal, 1)
 	signal.Notify(sigchld, syscall.SIGCHLD)
@@ -52,21 +54,53 @@ func New() *Reaper {
 	return r
 }
 
-// Start starts a process. attr is that of syscall.ForkExec.
+// Start starts a process. attr is that of syscall.ForkExec. It may take long, as
+// exec(2) reads the program; other processes are waited for meanwhile.
 func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr) (*Process, error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.closed {
+		r.mu.Unlock()
 		return nil, fmt.Errorf("start %s: %w", path, ErrClosed)
 	}
+	r.forking++
+	r.mu.Unlock()
+
 	pid, err := syscall.ForkExec(path, argv, attr)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forking--
+	status, ended := r.early[pid]
+	delete(r.early, pid)
+	if r.forking == 0 {
+		clear(r.early)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	p := &Process{PID: pid, done: make(chan struct{})}
+	if ended {
+		p.status = status
+		close(p.done)
+		return p, nil
+	}
 	r.started[pid] = p
 	r.idle = false
 	return p, nil
+}
+
+// Signal sends a signal to a process, or to its process group. One that was
+// waited for already gets none (ESRCH): its number may be another's by now.
+func (r *Reaper) Signal(p *Process, sig syscall.Signal, group bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.started[p.PID] != p {
+		return syscall.ESRCH
+	}
+	if group {
+		return syscall.Kill(-p.PID, sig)
+	}
+	return syscall.Kill(p.PID, sig)
 }
 
 // ErrClosed is Start's error after Close.
@@ -99,9 +133,12 @@ func (r *Reaper) reap() {
 			r.mu.Unlock()
 			continue
 		}
-		r.idle = errors.Is(err, syscall.ECHILD)
+		r.idle = errors.Is(err, syscall.ECHILD) && r.forking == 0
 		p := r.started[pid]
 		delete(r.started, pid)
+		if p == nil && pid > 0 && r.forking > 0 {
+			r.early[pid] = status
+		}
 		r.mu.Unlock()
 		if err != nil || pid <= 0 {
 			return

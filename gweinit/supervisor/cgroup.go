@@ -16,13 +16,12 @@ import (
 	"github.com/exosite/gwe/gweinit/supervisor/conf"
 )
 
-// cgroup is the control group (v2) of one process and all that it starts. A nil
-// one is where there are none: what a program leaves behind is then known by its
-// process group.
+// cgroup is the control group (v2) of one process and all that it starts, made
+// anew for each start. A nil one is where there are none: what a program leaves
+// behind is then known by its process group.
 type cgroup struct {
 	path string
 	dir  *os.File
-	ooms int // times that the kernel has killed for lack of memory
 }
 
 // newCgroup makes the group at path, with the limits of a program. Limits that
@@ -50,7 +49,9 @@ func newCgroup(path string, c conf.Program) (*cgroup, error) {
 	set("memory.max", c.MemoryLimit, "max")
 	set("cpu.weight", int64(c.CPUWeight), "100")
 	set("pids.max", int64(c.PidsLimit), "max")
-	g.outOfMemory() // counts from now on
+	// One from before that could not be removed may be frozen: what starts in it
+	// would keep us waiting.
+	os.WriteFile(filepath.Join(path, "cgroup.freeze"), []byte("0"), 0)
 	return g, errors.Join(errs...)
 }
 
@@ -88,8 +89,8 @@ func (g *cgroup) signal(sig syscall.Signal) {
 	})
 }
 
-// outOfMemory reports whether the kernel has killed in this group since it was
-// asked last.
+// outOfMemory reports whether the kernel has killed in this group for lack of
+// memory.
 func (g *cgroup) outOfMemory() bool {
 	if g == nil {
 		return false
@@ -98,13 +99,12 @@ func (g *cgroup) outOfMemory() bool {
 	if err != nil {
 		return false
 	}
-	before := g.ooms
 	for line := range strings.Lines(string(events)) {
 		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			g.ooms, _ = strconv.Atoi(strings.TrimSpace(n))
+			return strings.TrimSpace(n) != "0"
 		}
 	}
-	return g.ooms > before
+	return false
 }
 
 // remove removes the group, and those that its processes have made below it.
@@ -126,40 +126,42 @@ func (g *cgroup) remove() {
 }
 
 const (
-	leftoverWait = time.Second // for what a program leaves behind, to end by itself
+	leftoverWait = time.Second      // for what a program leaves behind to end by itself
+	leftoverMost = 10 * time.Second // whatever the program's stopwaitsecs are
 	killWait     = 2 * time.Second
 )
 
 // endLeftovers ends what a process that is not up any more has left behind: it
-// is asked to end, and killed at the deadline, but gets leftoverWait at least.
+// is asked to end, and killed at the deadline, but has leftoverWait at least and
+// leftoverMost at most.
 func (p *process) endLeftovers(deadline time.Time) {
 	left := p.leftovers()
 	if left == nil {
 		return
 	}
 	p.log().Info(fmt.Sprintf("ending what %s has left behind", p.conf.Name))
-	deadline = later(deadline, time.Now().Add(leftoverWait))
-	for sig, end := p.conf.StopSignal, deadline; ; sig, end = unix.SIGKILL, time.Now().Add(killWait) {
-		left.signal(sig)
-		for wait := time.Millisecond; time.Now().Before(end); wait = min(2*wait, 50*time.Millisecond) {
-			if !left.occupied() {
-				p.pgid = 0
-				return
-			}
-			time.Sleep(wait)
-		}
-		if sig == unix.SIGKILL {
-			p.log().Error(fmt.Sprintf("processes of %s do not end, not even by SIGKILL", p.conf.Name))
-			return
-		}
+	wait := min(max(time.Until(deadline), leftoverWait), leftoverMost)
+	left.signal(p.conf.StopSignal)
+	if !gone(left, wait, 0) && !gone(left, killWait, unix.SIGKILL) {
+		p.log().Error(fmt.Sprintf("processes of %s do not end, not even by SIGKILL", p.conf.Name))
 	}
+	p.leftovers()
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// gone waits for leftovers to end, and meanwhile sends them a signal if it is not
+// 0: they may fork.
+func gone(left leftovers, wait time.Duration, sig syscall.Signal) bool {
+	end := time.Now().Add(wait)
+	for pause := time.Millisecond; left.occupied(); pause = min(2*pause, 50*time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+		if sig != 0 {
+			left.signal(sig)
+		}
+		time.Sleep(pause)
 	}
-	return b
+	return true
 }
 
 // leftovers are processes that a program has left behind.
@@ -168,10 +170,11 @@ type leftovers interface {
 	signal(syscall.Signal)
 }
 
+// leftovers returns those of the process, nil if there are none.
 func (p *process) leftovers() leftovers {
 	var left leftovers = processGroup(p.pgid)
-	if p.group != nil {
-		left = p.group
+	if p.cgroup != nil {
+		left = p.cgroup
 	} else if p.pgid == 0 {
 		return nil
 	}

@@ -71,7 +71,8 @@ func (s *Supervisor) takeLog(c conf.Program, l conf.Log) *logfile.Log {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if shared := s.logFiles[l.File]; shared != nil {
+	file := filepath.Clean(l.File)
+	if shared := s.logFiles[file]; shared != nil && l.File != "" {
 		shared.users++
 		return shared.log
 	}
@@ -85,32 +86,35 @@ func (s *Supervisor) takeLog(c conf.Program, l conf.Log) *logfile.Log {
 	}
 	log := logfile.New(opt)
 	if l.File != "" {
-		s.logFiles[l.File] = &sharedLog{log: log, users: 1}
+		s.logFiles[file] = &sharedLog{log: log, users: 1}
 	}
 	return log
 }
 
 // dropLogs lets go of the logs of a process.
 func (s *Supervisor) dropLogs(p *process) {
+	var unused []*logfile.Log
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.dropLog(p.conf.Stdout.File, p.out)
-	if !p.conf.RedirectStderr {
-		s.dropLog(p.conf.Stderr.File, p.err)
-	}
-}
-
-func (s *Supervisor) dropLog(file string, log *logfile.Log) {
-	if log == nil {
-		return
-	}
-	if shared := s.logFiles[file]; shared != nil && shared.log == log {
-		if shared.users--; shared.users > 0 {
-			return
+	drop := func(file string, log *logfile.Log) {
+		file = filepath.Clean(file)
+		if shared := s.logFiles[file]; shared != nil && shared.log == log {
+			if shared.users--; shared.users > 0 {
+				return
+			}
+			delete(s.logFiles, file)
 		}
-		delete(s.logFiles, file)
+		unused = append(unused, log)
 	}
-	log.Close()
+	if p.out != nil {
+		drop(p.conf.Stdout.File, p.out)
+	}
+	if p.err != nil && !p.conf.RedirectStderr {
+		drop(p.conf.Stderr.File, p.err)
+	}
+	s.mu.Unlock()
+	for _, log := range unused {
+		log.Close() // it waits for the disk
+	}
 }
 
 // ReopenLogs opens the logs of all programs again: somebody has moved them.
@@ -130,25 +134,30 @@ func (s *Supervisor) ReopenLogs() {
 // syslogger sends lines to the system's log (RFC 3164, as syslog(3) does), and
 // drops them if it takes none.
 type syslogger struct {
-	mu   sync.Mutex
-	conn net.Conn
+	mu     sync.Mutex
+	conn   net.Conn
+	failed time.Time
 }
 
 const (
 	devLog     = "/dev/log"
 	userInfo   = 1<<3 | 6 // facility user, severity info
-	syslogWait = time.Second
+	syslogWait = 100 * time.Millisecond
+	syslogRest = time.Second // after a failure: programs must not wait for each line
 )
 
 func (l *syslogger) send(name string, text []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if time.Since(l.failed) < syslogRest {
+		return
+	}
 	packet := fmt.Appendf(nil, "<%d>%s %s: %s", userInfo, time.Now().Format(time.Stamp), name, text)
 	for range 2 { // the second time over a new connection: the log was started again
 		if l.conn == nil {
 			conn, err := net.Dial("unixgram", devLog)
 			if err != nil {
-				return
+				break
 			}
 			l.conn = conn
 		}
@@ -159,4 +168,5 @@ func (l *syslogger) send(name string, text []byte) {
 		l.conn.Close()
 		l.conn = nil
 	}
+	l.failed = time.Now()
 }

@@ -107,6 +107,8 @@ func (s *Supervisor) addConfig(add adder) {
 			if g.Name != name {
 				continue
 			}
+			s.changes.Lock()
+			defer s.changes.Unlock()
 			if s.add(g) != nil {
 				return nil, control.NewFault(control.AlreadyAdded, name)
 			}
@@ -116,6 +118,8 @@ func (s *Supervisor) addConfig(add adder) {
 	}})
 	add("removeProcessGroup", control.Method{Help: "Takes a group whose processes have stopped out of control.", Result: control.Boolean, Params: []control.Param{nameParam}, Run: func(_ context.Context, args []any) (any, error) {
 		name := args[0].(string)
+		s.changes.Lock()
+		defer s.changes.Unlock()
 		switch err := s.remove(name); {
 		case errors.Is(err, errRunning):
 			return nil, control.NewFault(control.StillRunning, name)
@@ -156,10 +160,10 @@ func (s *Supervisor) addRun(add adder) {
 		if args[0].(bool) {
 			return results(s.stopAll(ctx, processes))
 		}
-		return results(each(processes, func(p *process) error { return p.stop(ctx, false) }, func(i info) bool { return i.State.wanted() }))
+		return results(each(processes, func(p *process) error { return p.stop(ctx, false) }))
 	}
 	signal := func(ctx context.Context, processes []*process, args []any) []any {
-		return results(each(processes, func(p *process) error { return signalBy(ctx, p, args[0].(string)) }, func(i info) bool { return i.PID != 0 }))
+		return results(each(processes, func(p *process) error { return signalBy(ctx, p, args[0].(string)) }))
 	}
 	s.addVerb(add, "start", "Starts", waitParam, start, func(ctx context.Context, p *process, args []any) error {
 		return p.start(ctx, args[0].(bool))
@@ -470,7 +474,7 @@ func (s *Supervisor) addLogs(add adder) {
 		return true, p.clearLogs()
 	}})
 	add("clearAllProcessLogs", control.Method{Help: "Empties the logs of all processes.", Result: control.Array, Run: func(context.Context, []any) (any, error) {
-		return results(each(s.all(), (*process).clearLogs, func(info) bool { return true })), nil
+		return results(each(s.all(), (*process).clearLogs)), nil
 	}})
 }
 

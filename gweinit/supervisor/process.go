@@ -25,11 +25,10 @@ type process struct {
 	s         *Supervisor
 	conf      conf.Program
 	essential bool // never FATAL, and back when it was stopped by hand
-	group     *cgroup
+	cgroup    *cgroup
 	out, err  *logfile.Log // err is out if they are one; nil: to /dev/null
 
 	requests chan func()
-	quit     chan struct{}
 	ended    chan struct{} // run has returned
 
 	state    State
@@ -43,11 +42,18 @@ type process struct {
 	deadline time.Time   // of a stop: then it is killed
 	failures int         // starts in a row that failed
 	restarts int         // starts in a row after RUNNING that were soon over
-	killed   bool        // by its memory_limit
-	waiters  []func() bool
+	retired  bool        // it is about to be removed, and does not start any more
+	removed  bool
+	waiters  []waiter
 
 	mu   sync.Mutex
 	info info // for others
+}
+
+// waiter waits for check to be true.
+type waiter struct {
+	check  func() (error, bool)
+	result chan error
 }
 
 // info is what others may know of a process.
@@ -85,16 +91,11 @@ func (m *moment) seconds() int64 {
 func newProcess(s *Supervisor, c conf.Program, essential bool) *process {
 	p := &process{
 		s: s, conf: c, essential: essential,
-		requests: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{}),
+		requests: make(chan func()), ended: make(chan struct{}),
 		timer: time.NewTimer(0),
 	}
 	p.timer.Stop()
 	p.out, p.err = s.logs(c)
-	group, err := s.cgroup(c)
-	if err != nil {
-		p.log().Warn(fmt.Sprintf("cgroup of '%s': %v", c.Name, err))
-	}
-	p.group = group
 	go p.run()
 	return p
 }
@@ -104,18 +105,15 @@ func (p *process) name() string { return nameOf(p.conf.Group, p.conf.Name) }
 
 // run does what is asked for and what happens, one after the other.
 func (p *process) run() {
-	defer close(p.ended)
-	for {
+	defer p.end()
+	for !p.removed {
 		var exit <-chan struct{}
 		if p.running != nil {
 			exit = p.running.Done()
 		}
 		select {
-		case <-p.quit:
-			p.timer.Stop()
-			return
 		case f := <-p.requests:
-			p.try(f)
+			f()
 		case <-exit:
 			p.try(p.exited)
 		case <-p.timer.C:
@@ -124,17 +122,27 @@ func (p *process) run() {
 	}
 }
 
-// try runs f, and goes on after a panic: this is PID 1.
-func (p *process) try(f func()) {
+func (p *process) end() {
+	p.timer.Stop()
+	for _, w := range p.waiters {
+		w.result <- errRemoved
+	}
+	close(p.ended)
+}
+
+// try runs f, and makes an error of a panic: this is PID 1.
+func (p *process) try(f func()) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			p.log().Error(fmt.Sprintf("panic about '%s': %v\n%s", p.conf.Name, r, debug.Stack()))
+			err = fmt.Errorf("panic about '%s': %v", p.conf.Name, r)
+			p.log().Error(fmt.Sprintf("%v\n%s", err, debug.Stack()))
 			if p.running == nil {
-				p.enter(Unknown)
+				p.rest(Unknown)
 			}
 		}
 	}()
 	f()
+	return nil
 }
 
 // errRemoved is do's error once the process is not under control any more.
@@ -142,20 +150,15 @@ var errRemoved = errors.New("was removed")
 
 // do has the process's goroutine run f, and waits for that.
 func (p *process) do(ctx context.Context, f func()) error {
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	select {
-	case p.requests <- func() { defer close(done); f() }:
+	case p.requests <- func() { done <- p.try(f) }:
 	case <-p.ended:
 		return errRemoved
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return receive(ctx, done)
 }
 
 // snapshot returns what is known of the process now, and never waits.
@@ -180,23 +183,24 @@ func (p *process) enter(state State) {
 	if p.s.opt.entered != nil {
 		p.s.opt.entered(p.name(), state)
 	}
-	p.waiters = slices.DeleteFunc(p.waiters, func(done func() bool) bool { return done() })
+	p.waiters = slices.DeleteFunc(p.waiters, waiter.done)
+}
+
+func (w waiter) done() bool {
+	err, ok := w.check()
+	if ok {
+		w.result <- err
+	}
+	return ok
 }
 
 // result returns a channel that gets what check returns once that is true.
 func (p *process) result(check func() (error, bool)) <-chan error {
-	result := make(chan error, 1)
-	done := func() bool {
-		err, ok := check()
-		if ok {
-			result <- err
-		}
-		return ok
+	w := waiter{check, make(chan error, 1)}
+	if !w.done() {
+		p.waiters = append(p.waiters, w)
 	}
-	if !done() {
-		p.waiters = append(p.waiters, done)
-	}
-	return result
+	return w.result
 }
 
 // start starts the process by hand. It returns when it is RUNNING, or clearly
@@ -252,6 +256,8 @@ func (p *process) startable() error {
 		return control.NewFault(control.AlreadyStarted, p.name())
 	case p.state == Stopping, p.running != nil:
 		return control.NewFault(control.Failed, p.name()+" is stopping")
+	case p.retired:
+		return errRemoved
 	}
 	return nil
 }
@@ -271,44 +277,39 @@ func (p *process) up() (error, bool) {
 
 // stop stops the process. With wait it returns when it has ended.
 func (p *process) stop(ctx context.Context, wait bool) error {
-	var result <-chan error
-	var err error
-	if e := p.do(ctx, func() {
-		if !p.state.wanted() {
-			p.endLeftovers(time.Now().Add(leftoverWait)) // of an EXITED program, say
-			err = control.NewFault(control.NotRunning, p.name())
-			return
-		}
-		p.terminate()
-		if wait {
-			result = p.result(p.down)
-		}
-	}); e != nil {
-		return e
-	}
-	if err != nil || result == nil {
+	stopped, err := p.halt(ctx)
+	if err != nil || !wait {
 		return err
 	}
-	return receive(ctx, result)
+	return receive(ctx, stopped)
 }
 
-// await waits for the process not to be STOPPING any more.
-func (p *process) await(ctx context.Context) {
-	var result <-chan error
-	if p.do(ctx, func() { result = p.result(p.down) }) == nil {
-		receive(ctx, result)
+// halt begins to stop the process. The channel gets something when it has
+// stopped, also together with the fault that it does not run: it may be stopping
+// already.
+func (p *process) halt(ctx context.Context) (stopped <-chan error, err error) {
+	if e := p.do(ctx, func() {
+		if p.state.wanted() {
+			p.terminate()
+		} else {
+			err = control.NewFault(control.NotRunning, p.name())
+			if p.running == nil { // of an EXITED program, say
+				p.endLeftovers(time.Now())
+			}
+		}
+		stopped = p.result(func() (error, bool) { return nil, p.state != Stopping })
+	}); e != nil {
+		return nil, e
 	}
+	return stopped, err
 }
-
-// down is the outcome of a stop.
-func (p *process) down() (error, bool) { return nil, p.state != Stopping }
 
 // terminate asks the process to end, in a state that is wanted.
 func (p *process) terminate() {
 	p.timer.Stop()
 	if p.state == Backoff {
-		p.endLeftovers(time.Now().Add(leftoverWait))
-		p.rest()
+		p.endLeftovers(time.Now())
+		p.rest(Stopped)
 		return
 	}
 	wait := time.Duration(p.conf.StopWaitSecs) * time.Second
@@ -321,21 +322,18 @@ func (p *process) terminate() {
 
 // kill sends a signal to the process, or to all in its process group.
 func (p *process) kill(sig syscall.Signal, group bool) {
-	pid := p.running.PID
-	if group {
-		pid = -pid
-	}
-	if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
-		p.log().Error(fmt.Sprintf("signal %s to %s (%d): %v", unix.SignalName(sig), p.conf.Name, pid, err))
+	if err := p.s.opt.Reaper.Signal(p.running, sig, group); err != nil && !errors.Is(err, unix.ESRCH) {
+		p.log().Error(fmt.Sprintf("signal %s to %s (%d): %v", unix.SignalName(sig), p.conf.Name, p.running.PID, err))
 	}
 }
 
-// rest enters STOPPED. An essential program comes back from there.
-func (p *process) rest() {
+// rest enters a state, STOPPED for instance, from which an essential program
+// comes back.
+func (p *process) rest(state State) {
 	if p.essential {
 		p.timer.Reset(p.s.opt.essentialWait)
 	}
-	p.enter(Stopped)
+	p.enter(state)
 }
 
 // timeout is when the time of a state is over.
@@ -349,8 +347,11 @@ func (p *process) timeout() {
 		p.log().Warn(fmt.Sprintf("killing '%s' (%d) with SIGKILL", p.conf.Name, p.running.PID))
 		p.kill(unix.SIGKILL, p.conf.KillAsGroup)
 		p.timer.Reset(max(time.Duration(p.conf.StopWaitSecs)*time.Second, time.Second))
-	case Stopped:
-		p.log().Warn(fmt.Sprintf("%s was stopped by hand %v ago; the gateway needs it", p.conf.Name, p.s.opt.essentialWait))
+	case Stopped, Unknown:
+		if p.retired {
+			return
+		}
+		p.log().Warn(fmt.Sprintf("%s has been down for %v; the gateway needs it", p.conf.Name, p.s.opt.essentialWait))
 		p.failures, p.restarts = 0, 0
 		p.spawn()
 	}
@@ -359,16 +360,16 @@ func (p *process) timeout() {
 // spawn starts the process, from a state in which none is up.
 func (p *process) spawn() {
 	p.timer.Stop()
-	if p.s.goingDown() {
-		p.enter(Stopped)
-		return
-	}
-	p.endLeftovers(time.Now().Add(leftoverWait))
-	p.started, p.killed = time.Now(), false
 	p.update(func(i *info) {
 		i.Started, i.SpawnError, i.ExitStatus = now(), "", 0
 	})
 	p.enter(Starting)
+	p.endLeftovers(time.Now())
+	if p.s.goingDown() {
+		p.enter(Stopped)
+		return
+	}
+	p.started = time.Now()
 	if err := p.launch(); err != nil {
 		p.log().Info("spawnerr: " + err.Error())
 		p.failed(err.Error())
@@ -417,10 +418,10 @@ func (p *process) exited() {
 		r.Drained(drainWait)
 	}
 	how, code := describe(status)
-	p.killed = status.Signaled() && status.Signal() == unix.SIGKILL && p.group.outOfMemory()
-	if p.killed {
+	if status.Signaled() && status.Signal() == unix.SIGKILL && p.cgroup.outOfMemory() {
 		how += ", it was over its memory limit"
 	}
+	p.leftovers() // if there are none, the number of the process group is anybody's
 	expected := slices.Contains(p.conf.ExitCodes, code)
 	p.update(func(i *info) { i.PID, i.Stopped = 0, now() })
 
@@ -429,7 +430,7 @@ func (p *process) exited() {
 		p.endLeftovers(p.deadline)
 		p.update(func(i *info) { i.ExitStatus = code })
 		p.logEnd(expected, fmt.Sprintf("stopped: %s (%s)", p.conf.Name, how))
-		p.rest()
+		p.rest(Stopped)
 	case p.state == Starting && time.Since(p.started) < time.Duration(p.conf.StartSecs)*time.Second:
 		p.log().Warn(fmt.Sprintf("exited: %s (%s; not expected)", p.conf.Name, how))
 		p.failed("Exited too quickly (process log may have details)")
@@ -536,12 +537,32 @@ func (p *process) write(ctx context.Context, text string) error {
 	return err
 }
 
-// remove ends the goroutine, of a process that is not up, and what the process
-// left behind.
+// retire sees to it that a process that is not up does not start any more, or
+// reports that it is up.
+func (p *process) retire() (err error) {
+	if e := p.do(context.Background(), func() {
+		if p.running != nil || !p.state.stopped() {
+			err = errRunning
+			return
+		}
+		p.retired = true
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+// unretire undoes retire.
+func (p *process) unretire() { p.do(context.Background(), func() { p.retired = false }) }
+
+// remove ends the goroutine of a retired process, and what the process has left
+// behind.
 func (p *process) remove() {
-	p.do(context.Background(), func() { p.endLeftovers(time.Now().Add(leftoverWait)) })
-	close(p.quit)
+	p.do(context.Background(), func() {
+		p.removed = true
+		p.endLeftovers(time.Now())
+	})
 	<-p.ended
-	p.group.remove()
+	p.cgroup.remove()
 	p.s.dropLogs(p)
 }

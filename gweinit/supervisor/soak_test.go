@@ -33,8 +33,14 @@ stdout_logfile_backups=1
 `, programs), inCgroups(t), func(o *Options) { o.settledAfter = time.Millisecond })
 		for end := time.Now().Add(length); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			name := fmt.Sprintf("crash:%03d", rand.IntN(programs))
-			switch rand.IntN(3) {
+			switch rand.IntN(40) {
 			case 0:
+				w.call("stopAllProcesses", false)
+			case 1:
+				w.call("clearAllProcessLogs")
+			case 2:
+				w.Update(t.Context())
+			case 3, 4, 5, 6, 7, 8, 9:
 				w.call("stopProcess", name, false)
 			default:
 				w.call("startProcess", name, false)

@@ -31,9 +31,10 @@ func (p *process) launch() error {
 	if err != nil {
 		return err
 	}
+	p.readAhead(path)
 	for _, l := range []*logfile.Log{p.out, p.err} {
 		if l != nil {
-			l.Open() // for tail, before there is output; what is wrong it tells itself
+			go l.Open() // for tail, before there is output; what is wrong it tells itself
 		}
 	}
 	pipes, err := p.pipes()
@@ -50,7 +51,8 @@ func (p *process) launch() error {
 	if c := p.conf.Credential; c != nil && c.UID != os.Getuid() {
 		attr.Sys.Credential = credential(c)
 	}
-	p.group.attach(attr.Sys)
+	p.renewCgroup()
+	p.cgroup.attach(attr.Sys)
 	running, err := startWith(p.s.opt.Reaper, p.conf.Umask, path, argv, attr)
 	pipes.closeChild()
 	if err != nil {
@@ -69,6 +71,47 @@ func (p *process) launch() error {
 		p.readers = append(p.readers, p.err.Follow(pipes.stderr))
 	}
 	return nil
+}
+
+// renewCgroup makes a group without what an earlier run has made of it: other
+// limits, groups below, a freeze.
+func (p *process) renewCgroup() {
+	p.cgroup.remove()
+	var err error
+	if p.cgroup, err = p.s.makeCgroup(p.conf); err != nil {
+		p.log().Warn(fmt.Sprintf("cgroup of '%s': %v", p.conf.Name, err))
+	}
+}
+
+// readAhead has the kernel read what a start needs: the program, the interpreter
+// of a script, the folders. While a disk keeps exec(2) waiting Go's garbage
+// collector cannot run, and that would be the end of PID 1; here it keeps waiting
+// nobody but us.
+func (p *process) readAhead(path string) {
+	if dir := p.conf.Directory; dir != "" {
+		if f, err := p.open(".", unix.O_PATH|unix.O_DIRECTORY); err == nil {
+			f.Close()
+		}
+	}
+	for range 4 { // as many interpreters of interpreters as the kernel takes
+		f, err := p.open(path, unix.O_RDONLY|unix.O_NONBLOCK)
+		if err != nil {
+			return
+		}
+		start := make([]byte, os.Getpagesize())
+		n, _ := f.Read(start)
+		f.Close()
+		line, ok := strings.CutPrefix(string(start[:n]), "#!")
+		if !ok {
+			return
+		}
+		line, _, _ = strings.Cut(line, "\n")
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			return
+		}
+		path = words[0]
+	}
 }
 
 // blame says which step to a new process has failed: the kernel only says how.
@@ -328,23 +371,34 @@ func (p *process) fromDirectory(path string) string {
 	return filepath.Join(p.conf.Directory, path)
 }
 
-// stat is that of a file in the root directory: links do not lead out of it.
-func (p *process) stat(path string, info *unix.Stat_t) error {
+// open opens a file in the root directory: links do not lead out of it.
+func (p *process) open(path string, flags uint64) (*os.File, error) {
 	path = p.fromDirectory(path)
-	if p.conf.RootDirectory == "" {
-		return unix.Stat(path, info)
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC}
+	root := unix.AT_FDCWD
+	if p.conf.RootDirectory != "" {
+		fd, err := unix.Open(p.conf.RootDirectory, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(fd)
+		root, how.Resolve = fd, unix.RESOLVE_IN_ROOT
 	}
-	root, err := unix.Open(p.conf.RootDirectory, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat2(root, path, &how)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// stat is that of a file in the root directory.
+func (p *process) stat(path string, info *unix.Stat_t) error {
+	f, err := p.open(path, unix.O_PATH)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(root)
-	fd, err := unix.Openat2(root, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return unix.Fstat(fd, info)
+	defer f.Close()
+	return unix.Fstat(int(f.Fd()), info)
 }
 
 // lookup returns the value of the last NAME=VALUE.

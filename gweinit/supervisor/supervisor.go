@@ -8,7 +8,8 @@
 //     more slowly, in the state BACKOFF meanwhile (see longestWait).
 //   - A program's processes end with it: when it is stopped, started again or
 //     removed, what it has left behind is asked to end and then killed. With
-//     cgroups (v2) nothing escapes that; else its process group is what counts.
+//     cgroups (v2) only a program that leaves its own on purpose escapes that;
+//     else its process group is what counts.
 //   - memory_limit, cpu_weight, pids_limit and root_directory are options.
 //   - Logs never exceed their maxbytes and never block a program; see logfile.
 //   - Programs that write to the same log file take turns in it.
@@ -28,10 +29,12 @@ import (
 	"log/slog"
 	"maps"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/exosite/gwe/gweinit/control"
 	"github.com/exosite/gwe/gweinit/reaper"
 	"github.com/exosite/gwe/gweinit/supervisor/conf"
 	"github.com/exosite/gwe/gweinit/supervisor/logfile"
@@ -46,7 +49,10 @@ type Options struct {
 	Environ []string // of the programs, NAME=VALUE
 	// Cgroup is an empty group (v2) in which each process gets its own; "" for
 	// none.
-	Cgroup    string
+	Cgroup string
+	// PidsLimit is that of programs without a pids_limit, but for the essential
+	// ones: one program must not take what all together may have. 0: none.
+	PidsLimit int
 	ServerURL string // for SUPERVISOR_SERVER_URL, as "unix:///run/supervisor.sock"
 	MainLog   string // the file with the supervisor's own log, "" if there is none
 	// ClearMainLog empties it; nil: that is not possible.
@@ -68,14 +74,17 @@ type Options struct {
 type Supervisor struct {
 	opt Options
 
-	mu       sync.Mutex
+	// changes is held while groups are added and removed, which takes its time.
+	// It comes before mu.
+	changes sync.Mutex
+
+	mu       sync.Mutex   // never held for long
 	config   *conf.Config // as it was read last
 	groups   map[string]*group
 	down     bool // nothing is started any more
 	logFiles map[string]*sharedLog
 
-	syslog   syslogger
-	updating sync.Mutex // one Update at a time
+	syslog syslogger
 }
 
 // group is a group of processes under control.
@@ -107,8 +116,10 @@ func (s *Supervisor) Start(config *conf.Config) {
 	if !config.Supervisord.NoCleanup {
 		s.removeAutoLogs(config.Supervisord)
 	}
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	var groups []*group
-	for _, c := range config.Groups {
+	for _, c := range config.Groups { // all are known before the first starts
 		if g, err := s.register(c); err == nil {
 			groups = append(groups, g)
 		}
@@ -118,7 +129,8 @@ func (s *Supervisor) Start(config *conf.Config) {
 	}
 }
 
-// add takes a group under control and starts its programs.
+// add takes a group under control and starts its programs. The caller holds
+// changes.
 func (s *Supervisor) add(c conf.Group) error {
 	g, err := s.register(c)
 	if err == nil {
@@ -130,23 +142,18 @@ func (s *Supervisor) add(c conf.Group) error {
 // errActive is the error of add and register if there is such a group already.
 var errActive = errors.New("is already active")
 
-// register takes a group under control.
+// register takes a group under control. The caller holds changes.
 func (s *Supervisor) register(c conf.Group) (*group, error) {
-	s.mu.Lock()
-	if s.groups[c.Name] != nil {
-		s.mu.Unlock()
+	if _, ok := s.find(c.Name); ok {
 		return nil, errActive
 	}
 	g := &group{conf: c}
-	s.groups[c.Name] = g
-	s.mu.Unlock()
-	var processes []*process
 	for _, p := range c.Programs {
-		processes = append(processes, newProcess(s, s.withAutoLogs(p), s.essential(c.Name)))
+		g.processes = append(g.processes, newProcess(s, s.withAutoLogs(p), s.essential(c.Name)))
 	}
 	s.mu.Lock()
-	g.processes = processes
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.groups[c.Name] = g
 	return g, nil
 }
 
@@ -170,28 +177,32 @@ func (s *Supervisor) autostart(g *group) {
 // spawnWait is how long a start keeps those of the other programs waiting.
 const spawnWait = 5 * time.Second
 
-// errRunning is remove's error if not all processes have stopped.
-var errRunning = errors.New("still running")
+// errRunning is remove's error if not all processes have stopped, and errUnknown
+// if there is no such group.
+var (
+	errRunning = errors.New("still running")
+	errUnknown = errors.New("no such group")
+)
 
-// remove takes a group whose processes have stopped out of control.
+// remove takes a group whose processes have stopped out of control. The caller
+// holds changes.
 func (s *Supervisor) remove(name string) error {
-	s.mu.Lock()
-	g := s.groups[name]
-	if g == nil {
-		s.mu.Unlock()
-		return errRemoved
+	g, ok := s.find(name)
+	if !ok {
+		return errUnknown
 	}
-	for _, p := range g.processes {
-		if !p.snapshot().State.stopped() {
-			s.mu.Unlock()
-			return errRunning
+	for i, p := range g.processes {
+		if err := p.retire(); err != nil {
+			for _, p := range g.processes[:i] {
+				p.unretire()
+			}
+			return err
 		}
 	}
+	s.mu.Lock()
 	delete(s.groups, name)
 	s.mu.Unlock()
-	for _, p := range g.processes {
-		p.remove()
-	}
+	each(g.processes, func(p *process) error { p.remove(); return nil })
 	if s.essential(name) {
 		time.AfterFunc(s.opt.essentialWait, func() { s.bringBack(name) })
 	}
@@ -200,12 +211,19 @@ func (s *Supervisor) remove(name string) error {
 
 // bringBack adds an essential group that somebody has removed.
 func (s *Supervisor) bringBack(name string) {
+	defer func() {
+		if bug := recover(); bug != nil {
+			s.opt.Log.Error(fmt.Sprintf("bring %s back: panic: %v\n%s", name, bug, debug.Stack()))
+		}
+	}()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	s.mu.Lock()
 	config, down := s.config, s.down
 	s.mu.Unlock()
 	for _, g := range config.Groups {
 		if g.Name == name && !down && s.add(g) == nil {
-			s.opt.Log.Warn(fmt.Sprintf("%s was removed by hand %v ago; the gateway needs it", name, s.opt.essentialWait))
+			s.opt.Log.Warn(fmt.Sprintf("%s has been removed for %v; the gateway needs it", name, s.opt.essentialWait))
 		}
 	}
 }
@@ -244,8 +262,8 @@ func (s *Supervisor) reread() (added, changed, removed []string, err error) {
 // Update rereads the configuration and makes the groups what it says. Those that
 // have not changed are not touched.
 func (s *Supervisor) Update(ctx context.Context) error {
-	s.updating.Lock()
-	defer s.updating.Unlock()
+	s.changes.Lock()
+	defer s.changes.Unlock()
 	added, changed, removed, err := s.reread()
 	if err != nil {
 		return err
@@ -278,36 +296,65 @@ func (s *Supervisor) Stop(ctx context.Context) error {
 	s.down = true
 	s.mu.Unlock()
 	s.stopAll(ctx, s.all())
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("stop the programs: %w", err)
+	for _, p := range s.all() {
+		if !p.snapshot().State.stopped() {
+			return fmt.Errorf("stop the programs: %s has not stopped in time", p.name())
+		}
 	}
-	for name := range s.snapshot() {
+	s.changes.Lock()
+	defer s.changes.Unlock()
+	s.mu.Lock()
+	names := slices.Collect(maps.Keys(s.groups))
+	s.mu.Unlock()
+	for _, name := range names {
 		s.remove(name)
 	}
 	return nil
 }
 
 // stopAll stops those of the processes that are up, those of the highest
-// priority first and together.
+// priority first and together. If ctx has a deadline, no priority uses up the
+// time of the others.
 func (s *Supervisor) stopAll(ctx context.Context, processes []*process) []outcome {
-	processes = slices.Clone(processes)
-	slices.SortStableFunc(processes, func(a, b *process) int { return -s.byPriority(a, b) })
 	var results []outcome
-	for len(processes) > 0 {
-		n := 1
-		for n < len(processes) && s.byPriority(processes[0], processes[n]) == 0 {
-			n++
-		}
-		results = append(results, each(processes[:n], func(p *process) error {
-			return p.stop(ctx, true)
-		}, func(i info) bool { return i.State.wanted() })...)
-		// One that was stopping already is waited for, too.
-		for _, p := range processes[:n] {
-			p.await(ctx)
-		}
-		processes = processes[n:]
+	batches := s.batches(processes)
+	for i, batch := range batches {
+		ctx, cancel := share(ctx, len(batches)-i)
+		results = append(results, each(batch, func(p *process) error {
+			stopped, err := p.halt(ctx)
+			if stopped == nil {
+				return err
+			}
+			return cmp.Or(err, receive(ctx, stopped))
+		})...)
+		cancel()
 	}
 	return results
+}
+
+// share returns a context that ends after one of n equal parts of the time that
+// is left.
+func share(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(n))
+}
+
+// batches returns the processes by priority, those of the highest first.
+func (s *Supervisor) batches(processes []*process) [][]*process {
+	processes = slices.Clone(processes)
+	slices.SortStableFunc(processes, func(a, b *process) int { return -s.byPriority(a, b) })
+	var batches [][]*process
+	for i, p := range processes {
+		if i == 0 || s.byPriority(p, processes[i-1]) != 0 {
+			batches = append(batches, nil)
+		}
+		last := len(batches) - 1
+		batches[last] = append(batches[last], p)
+	}
+	return batches
 }
 
 // byPriority compares by the groups' priorities, then the programs'.
@@ -330,20 +377,30 @@ type outcome struct {
 	err error
 }
 
-// each runs f for the processes in whose state it makes sense, at the same time.
-func each(processes []*process, f func(*process) error, sensible func(info) bool) []outcome {
-	var results []outcome
-	for _, p := range processes {
-		if sensible(p.snapshot()) {
-			results = append(results, outcome{p: p})
-		}
-	}
+// each runs f for all processes at the same time. Those about which it says that
+// they do not run are left out.
+func each(processes []*process, f func(*process) error) []outcome {
+	results := make([]outcome, len(processes))
 	var wg sync.WaitGroup
-	for i := range results {
-		wg.Go(func() { results[i].err = f(results[i].p) })
+	for i, p := range processes {
+		wg.Go(func() { results[i] = outcome{p, guarded(p, f)} })
 	}
 	wg.Wait()
-	return results
+	return slices.DeleteFunc(results, func(o outcome) bool {
+		fault := control.Fault{}
+		return errors.As(o.err, &fault) && fault.Code == control.NotRunning
+	})
+}
+
+// guarded makes an error of a panic.
+func guarded(p *process, f func(*process) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic about '%s': %v", p.conf.Name, r)
+			p.log().Error(fmt.Sprintf("%v\n%s", err, debug.Stack()))
+		}
+	}()
+	return f(p)
 }
 
 // sorted returns the groups by priority and name. The caller holds s.mu.
@@ -375,20 +432,14 @@ func (s *Supervisor) find(name string) (group, bool) {
 	return *g, true
 }
 
-func (s *Supervisor) snapshot() map[string]*group {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.groups)
-}
-
 func (s *Supervisor) goingDown() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.down
 }
 
-// cgroup makes the group of a process.
-func (s *Supervisor) cgroup(c conf.Program) (*cgroup, error) {
+// makeCgroup makes the group of a process.
+func (s *Supervisor) makeCgroup(c conf.Program) (*cgroup, error) {
 	if s.opt.Cgroup == "" {
 		if c.MemoryLimit > 0 || c.CPUWeight > 0 || c.PidsLimit > 0 {
 			return nil, errors.New("its limits need one")
@@ -396,6 +447,9 @@ func (s *Supervisor) cgroup(c conf.Program) (*cgroup, error) {
 		return nil, nil
 	}
 	// With the colon it is never the name of one of the kernel's files.
+	if c.PidsLimit == 0 && !s.essential(c.Group) {
+		c.PidsLimit = s.opt.PidsLimit
+	}
 	return newCgroup(filepath.Join(s.opt.Cgroup, c.Group+":"+c.Name), c)
 }
 

@@ -171,6 +171,7 @@ func (d *daemon) run() (again bool, err error) {
 	}
 	defer remove()
 	log.Info(fmt.Sprintf("supervisord started with pid %d", os.Getpid()))
+	unix.Umask(own.Umask) // not before the socket is there: it has a mode of its own
 	s := supervisor.New(opt)
 	s.Start(config)
 	defer serve(s, l, config.Socket, log)()
@@ -223,7 +224,6 @@ func (d *daemon) become(own conf.Supervisord) error {
 			return fmt.Errorf("set the limit of open files to minfds = %d: %w", own.MinFDs, err)
 		}
 	}
-	unix.Umask(own.Umask)
 	if own.Directory != "" {
 		if err := os.Chdir(own.Directory); err != nil {
 			return err

@@ -248,7 +248,10 @@ func openAppend(path string) (*os.File, error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return f, err
 	}
-	f, err = os.OpenFile(path, flags|os.O_CREATE, 0o644)
+	f, err = os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, os.ErrExist) { // somebody else has just made it, or it is a dangling link
+		return os.OpenFile(path, flags|os.O_CREATE, 0o644)
+	}
 	if err == nil {
 		f.Chmod(0o644) // whatever the umask; if not, it is logged to all the same
 	}

@@ -10,7 +10,9 @@ package logfile
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -221,6 +223,17 @@ func (l *Log) wake() {
 
 // writeQueue writes what is queued. It runs only while there is something.
 func (l *Log) writeQueue() {
+	defer func() { // PID 1 does not end because of a bug about a log
+		if bug := recover(); bug != nil {
+			l.mu.Lock()
+			l.writing = false
+			l.finished = l.accepted
+			l.queue, l.queued = nil, 0
+			l.wake()
+			l.mu.Unlock()
+			l.tell(fmt.Errorf("write %s: panic: %v\n%s", l.path, bug, debug.Stack()))
+		}
+	}()
 	for {
 		b, ok := l.next()
 		if !ok {

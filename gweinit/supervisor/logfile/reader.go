@@ -3,8 +3,10 @@ package logfile
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -140,6 +142,13 @@ func (r *Reader) pending() int64 {
 
 // run reads the pipe to its end, or until another goroutine does so.
 func (r *Reader) run() {
+	defer func() { // PID 1 does not end because of a bug about a log
+		if bug := recover(); bug != nil {
+			r.pipe.Close()
+			r.finish()
+			r.log.tell(fmt.Errorf("read the output of a program: panic: %v\n%s", bug, debug.Stack()))
+		}
+	}()
 	var data []byte
 	var err error
 	try := func(fd uintptr) bool {
@@ -165,6 +174,10 @@ func (r *Reader) run() {
 	if r.log.line != nil && !r.log.isClosed() {
 		r.lines.end(r.log.line)
 	}
+	r.finish()
+}
+
+func (r *Reader) finish() {
 	r.mu.Lock()
 	r.ended = true
 	r.wake()
