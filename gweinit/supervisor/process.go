@@ -148,7 +148,8 @@ func (p *process) try(f func()) (err error) {
 // errRemoved is do's error once the process is not under control any more.
 var errRemoved = errors.New("was removed")
 
-// do has the process's goroutine run f, and waits for that.
+// do has the process's goroutine run f, and waits for that. After an error f may
+// run later still: what it writes to is not to be touched then.
 func (p *process) do(ctx context.Context, f func()) error {
 	done := make(chan error, 1)
 	select {
@@ -214,7 +215,9 @@ func (p *process) start(ctx context.Context, wait bool) error {
 }
 
 // begin starts the process by hand. The channel gets what becomes of it.
-func (p *process) begin(ctx context.Context) (outcome <-chan error, err error) {
+func (p *process) begin(ctx context.Context) (<-chan error, error) {
+	var outcome <-chan error
+	var err error
 	if e := p.do(ctx, func() {
 		if err = p.startable(); err != nil {
 			return
@@ -287,7 +290,9 @@ func (p *process) stop(ctx context.Context, wait bool) error {
 // halt begins to stop the process. The channel gets something when it has
 // stopped, also together with the fault that it does not run: it may be stopping
 // already.
-func (p *process) halt(ctx context.Context) (stopped <-chan error, err error) {
+func (p *process) halt(ctx context.Context) (<-chan error, error) {
+	var stopped <-chan error
+	var err error
 	if e := p.do(ctx, func() {
 		if p.state.wanted() {
 			p.terminate()
@@ -539,7 +544,8 @@ func (p *process) write(ctx context.Context, text string) error {
 
 // retire sees to it that a process that is not up does not start any more, or
 // reports that it is up.
-func (p *process) retire() (err error) {
+func (p *process) retire() error {
+	var err error
 	if e := p.do(context.Background(), func() {
 		if p.running != nil || !p.state.stopped() {
 			err = errRunning
