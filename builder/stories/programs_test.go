@@ -113,7 +113,7 @@ func TestHostilePrograms(t *testing.T) {
 
 		// A root directory of its own.
 		m.runs("mkdir -p /data/root/bin && cp /usr/bin/busybox /data/root/bin/ && ln -s busybox /data/root/bin/sh")
-		m.conf("rooted", "[program:rooted]", `command=sh -c "echo /*; exec sleep 1000"`, "root_directory=/data/root", "stdout_logfile=/var/log/rooted.log")
+		m.conf("rooted", "[program:rooted]", `command=sh -c "echo /*; exec busybox sleep 1000"`, "root_directory=/data/root", "stdout_logfile=/var/log/rooted.log")
 		m.waits("supervisorctl status rooted | grep RUNNING")
 		if got := m.runs("cat /var/log/rooted.log"); got != "/bin" {
 			t.Errorf("it sees %s", got)
