@@ -134,6 +134,8 @@ func (s *Supervisor) ReopenLogs() {
 // syslogger sends lines to the system's log (RFC 3164, as syslog(3) does), and
 // drops them if it takes none.
 type syslogger struct {
+	path string // of its socket
+
 	mu     sync.Mutex
 	conn   net.Conn
 	failed time.Time
@@ -155,7 +157,7 @@ func (l *syslogger) send(name string, text []byte) {
 	packet := fmt.Appendf(nil, "<%d>%s %s: %s", userInfo, time.Now().Format(time.Stamp), name, text)
 	for range 2 { // the second time over a new connection: the log was started again
 		if l.conn == nil {
-			conn, err := net.Dial("unixgram", devLog)
+			conn, err := net.Dial("unixgram", l.path)
 			if err != nil {
 				break
 			}

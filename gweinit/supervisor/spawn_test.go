@@ -254,24 +254,23 @@ stdout_logfile_backups=1
 }
 
 func TestSyslog(t *testing.T) {
-	if _, err := os.Lstat(devLog); err == nil {
-		t.Logf("there is a %s here already; its owner gets a line", devLog)
-	} else {
-		l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: devLog})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.Remove(devLog)
-		defer l.Close()
-		w := newWorld(t, "[program:x]\ncommand=sh -c 'echo one; echo two >&2'\nstartsecs=0\nstdout_syslog=true\nstdout_logfile=NONE\nredirect_stderr=true")
-		w.passes("x", "STARTING RUNNING EXITED")
-		buf := make([]byte, 1000)
-		for _, want := range []string{"one", "two"} {
-			l.SetReadDeadline(time.Now().Add(patience))
-			n, err := l.Read(buf)
-			if !regexp.MustCompile(`^<14>\w{3} [ \d]\d \d\d:\d\d:\d\d x: ` + want + `$`).Match(buf[:n]) {
-				t.Errorf("%q, %v", buf[:n], err)
-			}
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "log")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	w := newWorld(t, "[program:x]\ncommand=sh -c 'echo one; echo two >&2'\nstartsecs=0\nstdout_syslog=true\nstdout_logfile=NONE\nredirect_stderr=true", func(o *Options) {
+		o.devLog = socket
+	})
+	w.passes("x", "STARTING RUNNING EXITED")
+	buf := make([]byte, 1000)
+	for _, want := range []string{"one", "two"} {
+		l.SetReadDeadline(time.Now().Add(patience))
+		n, err := l.Read(buf)
+		if !regexp.MustCompile(`^<14>\w{3} [ \d]\d \d\d:\d\d:\d\d x: ` + want + `$`).Match(buf[:n]) {
+			t.Errorf("%q, %v", buf[:n], err)
 		}
 	}
 }

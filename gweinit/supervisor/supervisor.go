@@ -68,6 +68,7 @@ type Options struct {
 	entered                       func(process string, state State)
 	essentialWait                 time.Duration
 	settledAfter, settledExpected time.Duration
+	devLog                        string
 }
 
 // Supervisor keeps groups of processes as they are wanted.
@@ -104,7 +105,8 @@ func New(opt Options) *Supervisor {
 	opt.essentialWait = cmp.Or(opt.essentialWait, essentialWait)
 	opt.settledAfter = cmp.Or(opt.settledAfter, settledAfter)
 	opt.settledExpected = cmp.Or(opt.settledExpected, settledExpected)
-	return &Supervisor{opt: opt, config: &conf.Config{}, groups: map[string]*group{}, logFiles: map[string]*sharedLog{}}
+	opt.devLog = cmp.Or(opt.devLog, devLog)
+	return &Supervisor{opt: opt, syslog: syslogger{path: opt.devLog}, config: &conf.Config{}, groups: map[string]*group{}, logFiles: map[string]*sharedLog{}}
 }
 
 // Start takes a configuration and starts its programs, in the order of their
