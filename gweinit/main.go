@@ -12,6 +12,8 @@ import (
 
 	"github.com/exosite/gwe/gweinit/boot"
 	"github.com/exosite/gwe/gweinit/control"
+	"github.com/exosite/gwe/gweinit/engine"
+	"github.com/exosite/gwe/gweinit/gdc"
 	"github.com/exosite/gwe/gweinit/modules"
 	"github.com/exosite/gwe/gweinit/supervisorctl"
 	"github.com/exosite/gwe/gweinit/supervisord"
@@ -22,6 +24,8 @@ import (
 func programs() map[string]func(args []string) int {
 	return map[string]func([]string) int{
 		"call":          control.Main,
+		"gdc":           gdc.Main,
+		"gwe":           engine.Main,
 		"init":          boot.Main,
 		"modprobe":      modules.Main,
 		"supervisorctl": supervisorctl.Main,

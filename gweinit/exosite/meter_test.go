@@ -1,0 +1,221 @@
+package exosite
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// onlyLink is the one of a report, which is the loopback's.
+func onlyLink(t *testing.T, m *Meter) Link {
+	t.Helper()
+	report := m.Report()
+	for name, link := range report {
+		if i, err := net.InterfaceByName(name); err != nil || i.Flags&net.FlagLoopback == 0 || len(report) != 1 {
+			t.Fatalf("%v: %v", report, err)
+		}
+		return link
+	}
+	t.Fatal("nothing was counted")
+	return Link{}
+}
+
+// TestMeter compares with what the server saw and sent.
+func TestMeter(t *testing.T) {
+	small, large := answerOf(204, ""), answerOf(200, "a="+strings.Repeat("x", 3000))
+	s := serveRaw(t, small, small, large, answerOf(503, ""), hangUp, answerOf(200, "a=1"))
+	m := &Meter{}
+	c, _ := newClient(t, Options{CIK: testCIK, Meter: m, Consumer: "gwe"}, s.addr)
+	for _, v := range []string{"1", strings.Repeat("1", 5000)} {
+		if err := c.Write(t.Context(), Value{"a", v}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if _, err := c.Read(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := onlyLink(t, m)
+	r := s.seen()
+	size := func(i int) int64 { return int64(len(r[i])) }
+	want := map[string]Usage{
+		"write": {TotRx: 2 * int64(len(small)), MaxRx: int64(len(small)), TotTx: size(0) + size(1), MaxTx: size(1), Num: 2},
+		"read": {
+			TotRx: int64(len(large) + len(answerOf(503, "")) + len(answerOf(200, "a=1"))), MaxRx: int64(len(large)),
+			TotTx: 4 * size(2), MaxTx: 2 * size(2), // what finds its connection closed is sent twice
+			Num: 4,
+		},
+	}
+	if got := link.Consumers["gwe"]; len(r) != 6 || !reflect.DeepEqual(got, want) || link.TopConsumer != "gwe" {
+		t.Errorf("%+v\nwant %+v\n%d requests", link, want, len(r))
+	}
+	m.Reset()
+	if len(m.Report()) != 0 {
+		t.Error("not reset")
+	}
+}
+
+// TestMeterTLS compares with what a pipe between client and server carries.
+func TestMeterTLS(t *testing.T) {
+	ca := newCA(t)
+	s := ca.serve(t, ca.leaf(t, leaf{}), nil)
+	addr, carried := countingPipe(t, s.addr)
+	m := &Meter{}
+	c, _ := newClient(t, Options{CIK: testCIK, Server: serverName, Trust: &Trust{Roots: ca.pool}, Meter: m, Consumer: "app"}, addr)
+	if err := c.Write(t.Context(), Value{"a", "1"}); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	tx, rx := carried()
+	if u := onlyLink(t, m).Consumers["app"]["write"]; u.TotTx != tx || u.TotRx != rx || u.MaxTx != tx || u.Num != 1 || tx < 500 {
+		t.Errorf("%+v, the wire has %d and %d", u, tx, rx)
+	}
+	// A handshake that fails is no request, but counts.
+	m.Reset()
+	c, _ = newClient(t, Options{CIK: testCIK, Server: serverName, Meter: m, Consumer: "app", Tries: 1, Trust: &Trust{Roots: newCA(t).pool}}, s.addr)
+	if err := c.Write(t.Context(), Value{"a", "1"}); err == nil {
+		t.Fatal("other CA")
+	}
+	if u := onlyLink(t, m).Consumers["app"]["write"]; u.TotTx == 0 || u.TotRx == 0 || u.Num != 0 {
+		t.Errorf("%+v", u)
+	}
+}
+
+// countingPipe carries connections to addr, and tells after their end how many
+// bytes it carried there and back.
+func countingPipe(t testing.TB, addr string) (string, func() (there, back int64)) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type pair struct{ there, back int64 }
+	ended := make(chan pair, 64)
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		l.Close()
+		all.Wait()
+	})
+	all.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer conn.Close()
+				target, err := net.Dial("tcp", addr)
+				if err != nil {
+					return
+				}
+				defer target.Close()
+				var p pair
+				back := make(chan struct{})
+				go func() {
+					p.back, _ = io.Copy(conn, target)
+					close(back)
+				}()
+				p.there, _ = io.Copy(target, conn)
+				target.Close()
+				<-back
+				ended <- p
+			})
+		}
+	})
+	return l.Addr().String(), func() (int64, int64) {
+		p := <-ended
+		return p.there, p.back
+	}
+}
+
+func TestMeterReport(t *testing.T) {
+	var m Meter
+	small := m.begin("gmq", "record")
+	m.add("eth0", small, 10, 20, 1)
+	m.add("eth0", small, 5, 0, 0)
+	m.add("eth0", m.begin("gmq", "record"), 1, 2, 1)
+	m.add("eth0", m.begin("top_consumer", "write"), 500, 1, 1)
+	m.add("ppp0", m.begin("gwe", "write"), 1, 1, 1)
+	got, err := json.Marshal(m.Report())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"eth0":{"gmq":{"record":{"tot_rx":16,"max_rx":15,"tot_tx":22,"max_tx":20,"num":2}},` +
+		`"other":{"write":{"tot_rx":500,"max_rx":500,"tot_tx":1,"max_tx":1,"num":1}},"top_consumer":"other"},` +
+		`"ppp0":{"gwe":{"write":{"tot_rx":1,"max_rx":1,"tot_tx":1,"max_tx":1,"num":1}},"top_consumer":"gwe"}}`
+	if string(got) != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	if got, err := json.Marshal((&Meter{}).Report()); string(got) != "{}" || err != nil {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// TestMeterBounded has names that never end.
+func TestMeterBounded(t *testing.T) {
+	var m Meter
+	long := strings.Repeat("ä", 1000)
+	for i := range 3000 {
+		m.add(fmt.Sprint("link", i%50), m.begin(fmt.Sprint(i, long), fmt.Sprint("method", i)), 1, 1, 1)
+	}
+	m.add("", m.begin("", ""), 1, 1, 1)
+	report := m.Report()
+	text, err := json.Marshal(report)
+	if err != nil || len(report) != maxLinks || len(text) > 1<<20 {
+		t.Fatalf("%v, %d links, %d bytes", err, len(report), len(text))
+	}
+	sum := int64(0)
+	for _, link := range report {
+		if len(link.Consumers) > maxConsumers {
+			t.Errorf("%d consumers", len(link.Consumers))
+		}
+		for name, methods := range link.Consumers {
+			if len(methods) > maxMethods || len(name) > maxName {
+				t.Errorf("%q has %d methods", name, len(methods))
+			}
+			for _, u := range methods {
+				sum += u.Num
+			}
+		}
+	}
+	if sum != 3001 {
+		t.Errorf("%d requests", sum)
+	}
+}
+
+// TestMeterConn is how another protocol counts.
+func TestMeterConn(t *testing.T) {
+	s := serveRaw(t, answerOf(204, ""))
+	raw, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &Meter{}
+	conn := m.Conn(raw, "mqtt", "connect")
+	defer conn.Close()
+	io.WriteString(conn, "GET / HTTP/1.1\r\n")
+	conn.Begin("publish")
+	io.WriteString(conn, "\r\n")
+	answer := make([]byte, len(answerOf(204, "")))
+	if _, err := io.ReadFull(conn, answer); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]map[string]Usage{"mqtt": {
+		"connect": {TotTx: 16, MaxTx: 16},
+		"publish": {TotTx: 2, MaxTx: 2, TotRx: int64(len(answer)), MaxRx: int64(len(answer)), Num: 1},
+	}}
+	if got := onlyLink(t, m).Consumers; !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v", got)
+	}
+	uncounted := (*Meter)(nil).Conn(raw, "", "")
+	uncounted.Begin("publish")
+	if _, err := io.WriteString(uncounted, "GET / HTTP/1.1\r\n\r\n"); err != nil {
+		t.Error(err)
+	}
+}
