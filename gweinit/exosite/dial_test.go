@@ -221,17 +221,12 @@ func TestConcurrent(t *testing.T) {
 
 // TestTLSProtocolError has a server that is none of TLS.
 func TestTLSProtocolError(t *testing.T) {
-	s := serveRaw(t, "")
-	c, _ := newClient(t, Options{CIK: testCIK, Server: serverName, Tries: 1}, s.addr)
-	c.dial = func(context.Context, string, string) (net.Conn, error) {
-		here, there := net.Pipe()
-		go func() {
-			defer there.Close()
-			there.Read(make([]byte, 5))
-			io.WriteString(there, "HTTP/1.1 400 Bad Request\r\n\r\n")
-		}()
-		return here, nil
-	}
+	here, there := net.Pipe()
+	defer there.Close()
+	go io.Copy(io.Discard, there)
+	go io.WriteString(there, "HTTP/1.1 400 Bad Request\r\n\r\n")
+	c, _ := newClient(t, Options{CIK: testCIK, Server: serverName, Tries: 1}, "")
+	c.dial = func(context.Context, string, string) (net.Conn, error) { return here, nil }
 	var header tls.RecordHeaderError
 	if err := c.Write(t.Context(), Value{"a", "1"}); !errors.As(err, &header) {
 		t.Error(err)

@@ -6,46 +6,54 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"time"
 
 	"github.com/exosite/gwe/gweinit/exosite"
+	"github.com/exosite/gwe/gweinit/exosite/exositetest"
+	"github.com/exosite/gwe/gweinit/exosite/exositetest/cloud"
+	"github.com/exosite/gwe/gweinit/exosite/spec"
 )
 
-// newServer stands for Exosite's in these examples.
-func newServer() *httptest.Server {
-	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.Method + " " + r.URL.RequestURI() {
-		case "POST /provision/activate":
-			fmt.Fprint(w, "0123456789abcdef0123456789abcdef01234567")
-		case "GET /onep:v1/stack/alias?setpoint&unknown":
-			fmt.Fprint(w, "setpoint=20.5")
-		case "GET /onep:v1/stack/alias?command":
-			if r.Header.Get("If-Modified-Since") != "" {
-				w.WriteHeader(http.StatusNotModified)
-				return
-			}
-			w.Header().Set("Last-Modified", "Fri, 14 Jul 2017 02:40:00 GMT")
-			fmt.Fprint(w, "command=blink")
-		case "GET /provision/download?id=app.v1.tar.gz":
-			w.Header().Set("Content-Type", "text/plain")
-			http.ServeContent(w, r, "", time.Time{}, strings.NewReader("0123456789"))
-		default:
-			w.WriteHeader(http.StatusNoContent)
-		}
-	}))
+// emulator stands for Exosite in these examples: a product whose devices have
+// other resources than a gateway's.
+func emulator() (s *exositetest.Server, url string, stop func()) {
+	c, err := cloud.Open(cloud.Options{
+		Resources: []spec.Resource{{Alias: "temperature", Format: "number"}, {Alias: "setpoint", Format: "number", Settable: true}, {Alias: "command", Settable: true}},
+		Now:       func() time.Time { return time.Date(2026, 7, 14, 2, 40, 0, 0, time.UTC) },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	s, err = exositetest.Start(exositetest.Options{Cloud: c, HTTP: "127.0.0.1:0"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	s.AddDevice("GW-000123")
+	return s, "http://" + s.HTTPAddr(), func() {
+		s.Close()
+		c.Close()
+	}
+}
+
+// credential is that of the gateway.
+func credential(s *exositetest.Server) string {
+	cik, err := s.Cloud().Activate(s.Product(), "GW-000123", "", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return cik
 }
 
 // An app reports a value with the gateway's credential.
 func Example() {
-	server := newServer() // Exosite's is a1b2c3d4e5f60000.m2.exosite.io or the like
-	defer server.Close()
+	server, url, stop := emulator() // Exosite's is a1b2c3d4e5f60000.m2.exosite.io or the like
+	defer stop()
+	server.Cloud().Set(server.Product(), "GW-000123", "setpoint", "20.5")
 
 	c, err := exosite.New(exosite.Options{
-		Server: server.URL,
-		CIK:    "0123456789abcdef0123456789abcdef01234567", // what "gwe -C" prints
+		Server: url,
+		CIK:    credential(server), // what "gwe -C" prints
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -67,41 +75,42 @@ func Example() {
 
 // A device that is one of its own gets its credential once, and keeps it.
 func ExampleClient_Activate() {
-	server := newServer()
-	defer server.Close()
+	_, url, stop := emulator()
+	defer stop()
 
-	c, err := exosite.New(exosite.Options{Server: server.URL})
+	c, err := exosite.New(exosite.Options{Server: url})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer c.Close()
 
-	cik, err := c.Activate(context.Background(), "00:2F:AC:43:55:A0")
+	cik, err := c.Activate(context.Background(), "GW-000123")
 	switch {
 	case errors.Is(err, exosite.ErrUnknownDevice), errors.Is(err, exosite.ErrNotEnabled):
 		fmt.Println("somebody has to add or enable it in the product; try again in five minutes")
 	case err != nil:
 		log.Fatal(err)
 	default:
-		fmt.Println("store it:", cik[:8]+"*")
+		fmt.Println("store it, all", len(cik), "characters")
 	}
-	// Output: store it: 01234567*
+	// Output: store it, all 40 characters
 }
 
 // An app waits for commands.
 func ExampleClient_Wait() {
-	server := newServer()
-	defer server.Close()
+	server, url, stop := emulator()
+	defer stop()
+	server.Cloud().Set(server.Product(), "GW-000123", "command", "blink")
 
-	c, err := exosite.New(exosite.Options{Server: server.URL, CIK: "0123456789abcdef0123456789abcdef01234567"})
+	c, err := exosite.New(exosite.Options{Server: url, CIK: credential(server)})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer c.Close()
 
-	var seen time.Time // zero: from now on
+	seen := time.Unix(0, 0) // a zero Time: what is written from now on
 	for range 2 {
-		command, at, err := c.Wait(context.Background(), "command", seen, 5*time.Minute)
+		command, at, err := c.Wait(context.Background(), "command", seen, time.Second)
 		if errors.Is(err, exosite.ErrNotModified) {
 			fmt.Println("no other command yet")
 			continue
@@ -113,16 +122,18 @@ func ExampleClient_Wait() {
 		seen = at
 	}
 	// Output:
-	// blink of 2017-07-14 02:40:00 +0000 UTC
+	// blink of 2026-07-14 02:40:00 +0000 UTC
 	// no other command yet
 }
 
 // A download that ended early is taken up where it ended.
 func ExampleClient_Content() {
-	server := newServer()
-	defer server.Close()
+	server, url, stop := emulator()
+	defer stop()
+	server.Cloud().CreateContent(server.Product(), "app.v1.tar.gz", "", false)
+	server.Cloud().Upload(server.Product(), "app.v1.tar.gz", "text/plain", strings.NewReader("0123456789"))
 
-	c, err := exosite.New(exosite.Options{Server: server.URL, CIK: "0123456789abcdef0123456789abcdef01234567"})
+	c, err := exosite.New(exosite.Options{Server: url, CIK: credential(server)})
 	if err != nil {
 		log.Fatal(err)
 	}

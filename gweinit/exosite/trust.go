@@ -26,9 +26,9 @@ type Trust struct {
 
 	clock func() time.Time // nil: time.Now; tests have others
 
-	mu      sync.Mutex
-	learnt  time.Time // from a server; zero: not yet
-	learned time.Time // on the system's clock, which has a monotonic part
+	mu     sync.Mutex
+	told   time.Time // by a server; zero: not yet
+	toldAt time.Time // on the system's clock, which has a monotonic part
 }
 
 // now returns the time to judge by. Without known it is a guess.
@@ -39,10 +39,10 @@ func (t *Trust) now() (now time.Time, known bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.learnt.IsZero() {
+	if t.told.IsZero() {
 		return later(system, t.Build), false
 	}
-	return t.learnt.Add(system.Sub(t.learned)), true
+	return t.told.Add(system.Sub(t.toldAt)), true
 }
 
 func (t *Trust) systemTime() time.Time {
@@ -63,14 +63,14 @@ func later(a, b time.Time) time.Time {
 func (t *Trust) learn(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.learnt, t.learned = now, t.systemTime()
+	t.told, t.toldAt = now, t.systemTime()
 }
 
 // forget forgets it: it may have been wrong, and is asked for again.
 func (t *Trust) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.learnt = time.Time{}
+	t.told = time.Time{}
 }
 
 // Config returns what a TLS connection to host, a name or an IP address, needs,
