@@ -10,7 +10,7 @@ thorough_boards = qemu-arm64 qemu-mipsel
 
 builder = out/builder
 
-.PHONY: help image boot sources boards setup test test-all test-unit test-qemu bench clean $(builder)
+.PHONY: help image boot murano sources boards setup test test-all test-unit test-qemu bench clean $(builder)
 
 help: ## list the targets
 	@echo "usage: make [VARIABLE=VALUE...] TARGET"
@@ -33,6 +33,9 @@ image: $(builder) ## build out/BOARD.img, .img.zst and .json
 boot: $(builder) ## boot the built image in QEMU, console on the terminal (Ctrl-A x ends it)
 	@$(builder) setup -board "$(board)" -boot
 	@$(builder) boot -board "$(board)" -until '$(until)' -provision "$(provision)"
+
+murano: $(builder) ## stand in for Exosite's cloud, with a page on http://127.0.0.1:8080/ (Ctrl-C ends it)
+	@exec $(builder) murano
 
 sources: $(builder) ## collect the source packages of the built image in out/BOARD-sources
 	@$(builder) setup -board "$(board)"
@@ -61,8 +64,9 @@ test-unit: setup
 test-qemu: setup
 	story_boards="$(story_boards)" thorough_boards="$(thorough_boards)" go test -tags qemu -count=1 -parallel 3 -timeout 3h ./builder/stories
 
-bench: setup ## measure the supervisor against Debian's, then builds, sizes, boots and memory of all boards; prints tables
+bench: setup ## measure the supervisor against Debian's, the device API, then builds, sizes, boots and memory of all boards; prints tables
 	go test -count=1 -run '^$$' -bench Figures -benchtime 1x ./gweinit/supervisord
+	go test -count=1 -run '^$$' -bench . ./gweinit/exosite ./gweinit/exosite/exositetest
 	story_boards="$(boards)" go test -tags qemu -count=1 -timeout 80m -run '^$$' -bench Figures ./builder/stories
 
 clean: ## remove what was built (downloads stay in the cache)

@@ -166,7 +166,7 @@ func hostPackages() []string {
 
 // testPackages have the tools that the tests check with.
 func testPackages() []string {
-	return []string{"cpio", "dnsmasq-base", "fdisk", "gdisk", "gnupg", "supervisor", "zstd"}
+	return []string{"chromium", "cpio", "curl", "dnsmasq-base", "fdisk", "gdisk", "gnupg", "mosquitto-clients", "supervisor", "zstd"}
 }
 
 func setupCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {

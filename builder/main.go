@@ -24,6 +24,7 @@ func commands() []command {
 	return []command{
 		{"image", "build a board's image", imageUsage, imageCommand},
 		{"boot", "boot an image on the board's QEMU machine", bootUsage, bootCommand},
+		{"murano", "stand in for Exosite's cloud", muranoUsage, muranoCommand},
 		{"sources", "collect the source packages that belong to an image", sourcesUsage, sourcesCommand},
 		{"boards", "list the boards", boardsUsage, boardsCommand},
 		{"setup", "install the Debian packages that building needs", setupUsage, setupCommand},

@@ -57,7 +57,7 @@ func (c *Client) Activate(ctx context.Context, serial string) (cik string, err e
 		if a.code != http.StatusOK {
 			return errStatus
 		}
-		if !isCIK(cik) {
+		if !IsCIK(cik) {
 			return errors.New("the answer is not a CIK, which has 40 letters and digits: is this Exosite's server?")
 		}
 		return nil
@@ -69,7 +69,8 @@ func (c *Client) Activate(ctx context.Context, serial string) (cik string, err e
 	return cik, nil
 }
 
-func isCIK(s string) bool {
+// IsCIK tells whether a text has the form of a credential: 40 letters and digits.
+func IsCIK(s string) bool {
 	return len(s) == 40 && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
 	})

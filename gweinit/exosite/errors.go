@@ -20,6 +20,9 @@ var (
 	ErrNotEnabled = errors.New("the serial number is not enabled for activation, or has been activated already: enable it in the product")
 	// ErrNotModified is when nothing was written while Wait waited.
 	ErrNotModified = errors.New("nothing new")
+	// ErrUntrusted is when a server's certificate is not one to trust: its chain,
+	// its name or its dates.
+	ErrUntrusted = errors.New("not trusted")
 	// ErrTimeUnknown is when the clock is not set, so that the server's
 	// certificate cannot be judged; see Trust.Config.
 	ErrTimeUnknown = errors.New("the time is not known yet, by which its certificate is to be judged: ask Client.Timestamp first")

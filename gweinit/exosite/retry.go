@@ -176,7 +176,7 @@ func mayPass(err error) bool {
 	switch {
 	case errors.As(err, &status):
 		return passes(status.Code)
-	case errors.As(err, &permanent), errors.Is(err, ErrTimeUnknown):
+	case errors.As(err, &permanent), errors.Is(err, ErrTimeUnknown), errors.Is(err, ErrUntrusted):
 		return false
 	case errors.As(err, &alert) && alert.Op == "remote error": // of TLS; their type is not exported
 		return !strings.Contains(alert.Err.Error(), "certificate")

@@ -116,7 +116,7 @@ func (t *Trust) Config(host string, cert *tls.Certificate) *tls.Config {
 // verify checks that a server is host, at this time.
 func (t *Trust) verify(host string, s tls.ConnectionState, at time.Time) error {
 	if len(s.PeerCertificates) == 0 {
-		return &permanentError{fmt.Errorf("certificate of %s: there is none", host)}
+		return fmt.Errorf("certificate of %s: %w: there is none", host, ErrUntrusted)
 	}
 	o := x509.VerifyOptions{
 		Roots: t.Roots, DNSName: host, CurrentTime: at, Intermediates: x509.NewCertPool(),
@@ -132,7 +132,7 @@ func (t *Trust) verify(host string, s tls.ConnectionState, at time.Time) error {
 	if unknown := (x509.UnknownAuthorityError{}); errors.As(err, &unknown) {
 		hint = ": if this is a server of your own, its CA must be among those to trust"
 	}
-	return &permanentError{fmt.Errorf("certificate of %s: %w%s", host, err, hint)}
+	return fmt.Errorf("certificate of %s: %w: %w%s", host, ErrUntrusted, err, hint)
 }
 
 // verifyUndated checks that a server is, or was, host.
