@@ -51,7 +51,7 @@ func (s *Server) serveContent(w http.ResponseWriter, r *http.Request, product, i
 // The owner's side.
 
 func (s *Server) listContent(w http.ResponseWriter, r *http.Request, x *exchange) error {
-	contents, err := s.cloud.Contents(x.Product)
+	contents, err := s.cloud.Contents(modelOf(r))
 	if err != nil {
 		return err
 	}
@@ -73,9 +73,9 @@ func (s *Server) changeContent(w http.ResponseWriter, r *http.Request, x *exchan
 	case id == "":
 		return wrong("no id: want id=NAME&meta=TEXT, or delete=true&id=NAME")
 	case isTrue(value(fields, "delete")):
-		err = s.cloud.DeleteContent(x.Product, id)
+		err = s.cloud.DeleteContent(modelOf(r), id)
 	default:
-		err = s.cloud.CreateContent(x.Product, id, meta, isTrue(value(fields, "protected")))
+		err = s.cloud.CreateContent(modelOf(r), id, meta, isTrue(value(fields, "protected")))
 	}
 	return done(w, err)
 }
@@ -87,9 +87,9 @@ func (s *Server) ownContent(w http.ResponseWriter, r *http.Request, x *exchange)
 		return err
 	}
 	if isTrue(value(query, "download")) {
-		return s.serveContent(w, r, x.Product, r.PathValue("id"))
+		return s.serveContent(w, r, modelOf(r), r.PathValue("id"))
 	}
-	content, err := s.cloud.ContentInfo(x.Product, r.PathValue("id"))
+	content, err := s.cloud.ContentInfo(modelOf(r), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, x *exchange) err
 		return &http.MaxBytesError{Limit: maxContent}
 	}
 	body := &source{Reader: http.MaxBytesReader(w, r.Body, maxContent)}
-	err := s.cloud.Upload(x.Product, r.PathValue("id"), r.Header.Get("Content-Type"), body)
+	err := s.cloud.Upload(modelOf(r), r.PathValue("id"), r.Header.Get("Content-Type"), body)
 	var tooLong *http.MaxBytesError
 	if body.err != nil && !errors.As(body.err, &tooLong) {
 		return wrong("the content has not come to its end, what was there before stays: %w", body.err)
@@ -125,5 +125,5 @@ func (s *source) Read(p []byte) (int, error) {
 }
 
 func (s *Server) deleteContent(w http.ResponseWriter, r *http.Request, x *exchange) error {
-	return done(w, s.cloud.DeleteContent(x.Product, r.PathValue("id")))
+	return done(w, s.cloud.DeleteContent(modelOf(r), r.PathValue("id")))
 }

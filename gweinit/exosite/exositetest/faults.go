@@ -215,7 +215,7 @@ func (f Fault) serve(w http.ResponseWriter, r *http.Request, x *exchange, next f
 		r = r.Clone(ctx)
 		r.Header.Del("Range")
 	}
-	out := &faultyWriter{ResponseWriter: w, fault: f, ctx: ctx}
+	out := &faultyWriter{ResponseWriter: w, fault: f, ctx: ctx, room: -1}
 	if f.Status == 0 {
 		next(out, r)
 		return
@@ -244,6 +244,7 @@ type faultyWriter struct {
 	ctx     context.Context
 	begun   bool
 	written int64 // bytes of the body
+	room    int64 // for the body; -1: any
 }
 
 func (f *faultyWriter) WriteHeader(status int) {
@@ -253,7 +254,8 @@ func (f *faultyWriter) WriteHeader(status int) {
 	f.begun = true
 	h := f.Header()
 	if length, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64); err == nil && f.fault.LengthBy != 0 {
-		h.Set("Content-Length", strconv.FormatInt(max(0, length+f.fault.LengthBy), 10))
+		f.room = max(0, length+f.fault.LengthBy)
+		h.Set("Content-Length", strconv.FormatInt(f.room, 10))
 	}
 	f.ResponseWriter.WriteHeader(status)
 }
@@ -266,7 +268,10 @@ func (f *faultyWriter) Write(p []byte) (int, error) {
 		p = slices.Clone(p)
 		p[*at-f.written] ^= 0xff
 	}
-	wanted := len(p)
+	wanted := len(p) // also if it is cut
+	if f.room >= 0 {
+		p = p[:min(int64(len(p)), max(0, f.room-f.written))]
+	}
 	drop := f.fault.DropAfter > 0 && f.written+int64(len(p)) > f.fault.DropAfter
 	if drop {
 		p = p[:f.fault.DropAfter-f.written]
@@ -276,10 +281,7 @@ func (f *faultyWriter) Write(p []byte) (int, error) {
 		http.NewResponseController(f.ResponseWriter).Flush()
 		panic(http.ErrAbortHandler)
 	}
-	if errors.Is(err, http.ErrContentLength) {
-		err = nil // cut
-	}
-	f.written += int64(wanted)
+	f.written += int64(len(p))
 	return wanted, err
 }
 
@@ -287,28 +289,23 @@ const perSecond = 10 // pieces of a trickle
 
 func (f *faultyWriter) trickle(p []byte) error {
 	if f.fault.Rate == 0 {
-		return f.write(p)
+		_, err := f.ResponseWriter.Write(p)
+		return err
 	}
 	piece := max(1, f.fault.Rate/perSecond)
 	for len(p) > 0 {
 		n := min(piece, len(p))
-		err := f.write(p[:n])
+		pause(f.ctx, time.Duration(n)*time.Second/time.Duration(f.fault.Rate))
+		_, err := f.ResponseWriter.Write(p[:n])
 		if err == nil {
 			err = http.NewResponseController(f.ResponseWriter).Flush()
 		}
 		if err != nil {
 			return err
 		}
-		pause(f.ctx, time.Duration(n)*time.Second/time.Duration(f.fault.Rate))
 		p = p[n:]
 	}
 	return nil
-}
-
-// write writes what the Content-Length has room for.
-func (f *faultyWriter) write(p []byte) error {
-	_, err := f.ResponseWriter.Write(p)
-	return err
 }
 
 // Unwrap is for http.ResponseController.

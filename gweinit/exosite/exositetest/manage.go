@@ -24,9 +24,11 @@ func (s *Server) asOwner(r *http.Request, x *exchange) error {
 	if subtle.ConstantTimeCompare([]byte(key), []byte(s.cloud.Owner())) == 0 {
 		return refuse(http.StatusForbidden, "%s: %s is not the owner's", header, x.CIK)
 	}
-	x.Product = r.PathValue("model") // whole
 	return nil
 }
+
+// modelOf is the product that a path names.
+func modelOf(r *http.Request) string { return r.PathValue("model") }
 
 // done answers a change.
 func done(w http.ResponseWriter, err error) error {
@@ -84,7 +86,7 @@ func (s *Server) changeModels(w http.ResponseWriter, r *http.Request, x *exchang
 // modelInfo has the model's template and options in Exosite's form. Here all
 // devices have the same resources, so that there is one template, without a name.
 func (s *Server) modelInfo(w http.ResponseWriter, r *http.Request, x *exchange) error {
-	if err := s.known(x.Product); err != nil {
+	if err := s.known(modelOf(r)); err != nil {
 		return err
 	}
 	answer(w, http.StatusOK, formType, "rid=")
@@ -96,11 +98,11 @@ func (s *Server) updateModel(w http.ResponseWriter, r *http.Request, x *exchange
 	if _, err := x.form(r); err != nil {
 		return err
 	}
-	return done(w, s.known(x.Product))
+	return done(w, s.known(modelOf(r)))
 }
 
 func (s *Server) deleteModel(w http.ResponseWriter, r *http.Request, x *exchange) error {
-	return done(w, s.cloud.DeleteProduct(x.Product))
+	return done(w, s.cloud.DeleteProduct(modelOf(r)))
 }
 
 const minLimit, maxLimit = 5, 1000 // lines of a list
@@ -118,10 +120,10 @@ func (s *Server) listSerials(w http.ResponseWriter, r *http.Request, x *exchange
 	if err != nil {
 		return err
 	}
-	if err := s.known(x.Product); err != nil {
+	if err := s.known(modelOf(r)); err != nil {
 		return err
 	}
-	devices := s.cloud.Devices(x.Product)
+	devices := s.cloud.Devices(modelOf(r))
 	devices = devices[min(offset, len(devices)):]
 	devices = devices[:min(max(limit, minLimit), maxLimit, len(devices))]
 	rows := make([][]string, len(devices))
@@ -154,7 +156,7 @@ func (s *Server) changeSerials(w http.ResponseWriter, r *http.Request, x *exchan
 		if err != nil {
 			return err
 		}
-		return done(w, s.cloud.AddSerials(x.Product, serials...))
+		return done(w, s.cloud.AddSerials(modelOf(r), serials...))
 	}
 	fields, err := x.form(r)
 	if err != nil {
@@ -171,13 +173,13 @@ func (s *Server) changeSerials(w http.ResponseWriter, r *http.Request, x *exchan
 	}
 	x.Serial = short(sns[0])
 	if isTrue(value(fields, "remove")) || isTrue(value(fields, "delete")) {
-		return done(w, s.cloud.RemoveSerials(x.Product, sns...))
+		return done(w, s.cloud.RemoveSerials(modelOf(r), sns...))
 	}
 	serials := make([]cloud.Serial, len(sns))
 	for i, sn := range sns {
 		serials[i] = cloud.Serial{SN: sn, Extra: value(fields, "extra")}
 	}
-	return done(w, s.cloud.AddSerials(x.Product, serials...))
+	return done(w, s.cloud.AddSerials(modelOf(r), serials...))
 }
 
 // removeSerials removes those on the lines of the body.
@@ -193,7 +195,7 @@ func (s *Server) removeSerials(w http.ResponseWriter, r *http.Request, x *exchan
 	for i, serial := range serials {
 		sns[i] = serial.SN
 	}
-	return done(w, s.cloud.RemoveSerials(x.Product, sns...))
+	return done(w, s.cloud.RemoveSerials(modelOf(r), sns...))
 }
 
 // serialInfo has what is known of a serial number, or what happened to it.
@@ -204,7 +206,7 @@ func (s *Server) serialInfo(w http.ResponseWriter, r *http.Request, x *exchange)
 	}
 	switch show := value(query, "show"); show {
 	case "":
-		device, err := s.cloud.Device(x.Product, r.PathValue("sn"))
+		device, err := s.cloud.Device(modelOf(r), r.PathValue("sn"))
 		if err != nil {
 			return err
 		}
@@ -214,7 +216,7 @@ func (s *Server) serialInfo(w http.ResponseWriter, r *http.Request, x *exchange)
 		}
 		answer(w, http.StatusOK, csvType, oneLine(string(device.Status), device.RID, device.Extra))
 	case "log":
-		entries, err := s.cloud.Log(x.Product, r.PathValue("sn"))
+		entries, err := s.cloud.Log(modelOf(r), r.PathValue("sn"))
 		if err != nil {
 			return err
 		}
@@ -241,26 +243,26 @@ func (s *Server) changeSerial(w http.ResponseWriter, r *http.Request, x *exchang
 	case enable == disable:
 		return wrong("want one of enable=true, enable=true&oldsn=SN, and disable=true")
 	case disable:
-		return done(w, s.cloud.Disable(x.Product, sn, r.RemoteAddr))
+		return done(w, s.cloud.Disable(modelOf(r), sn, r.RemoteAddr))
 	case old != "":
-		return done(w, s.cloud.Replace(x.Product, sn, old, r.RemoteAddr))
+		return done(w, s.cloud.Replace(modelOf(r), sn, old, r.RemoteAddr))
 	case value(fields, "owner") != "":
 		return s.createClient(w, r, x, sn)
 	}
-	return done(w, s.cloud.Enable(x.Product, sn, r.RemoteAddr))
+	return done(w, s.cloud.Enable(modelOf(r), sn, r.RemoteAddr))
 }
 
 // createClient enables a device for the first time, and tells its client's RID.
 func (s *Server) createClient(w http.ResponseWriter, r *http.Request, x *exchange, sn string) error {
-	device, err := s.cloud.Device(x.Product, sn)
+	device, err := s.cloud.Device(modelOf(r), sn)
 	if err == nil && device.RID != "" {
 		return refuse(http.StatusConflict, "serial number %.64q has a client already: enable it without owner", sn)
 	}
 	if err == nil {
-		err = s.cloud.Enable(x.Product, sn, r.RemoteAddr)
+		err = s.cloud.Enable(modelOf(r), sn, r.RemoteAddr)
 	}
 	if err == nil {
-		device, err = s.cloud.Device(x.Product, sn)
+		device, err = s.cloud.Device(modelOf(r), sn)
 	}
 	if err != nil {
 		return err
@@ -270,5 +272,5 @@ func (s *Server) createClient(w http.ResponseWriter, r *http.Request, x *exchang
 }
 
 func (s *Server) removeSerial(w http.ResponseWriter, r *http.Request, x *exchange) error {
-	return done(w, s.cloud.RemoveSerials(x.Product, r.PathValue("sn")))
+	return done(w, s.cloud.RemoveSerials(modelOf(r), r.PathValue("sn")))
 }

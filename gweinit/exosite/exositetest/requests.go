@@ -243,5 +243,7 @@ func (s *Server) fail(w http.ResponseWriter, x *exchange, err error) {
 	default:
 		s.log.Error("the emulator failed", "method", x.Method, "path", x.Path, "error", err)
 	}
+	// For what of the body has not been read: net/http waits for some of it.
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(stallTime))
 	answer(w, status, plainType, err.Error()+"\n")
 }

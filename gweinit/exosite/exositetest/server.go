@@ -226,9 +226,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	start := time.Now()
 	timeouts := http.NewResponseController(w)
-	in := &bodyReader{ReadCloser: r.Body, timeouts: timeouts, x: x}
-	r.Body = in
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	r.Body = &bodyReader{ReadCloser: r.Body, timeouts: timeouts, x: x} // of the copy: net/http looks at its own
 	out := &answerWriter{ResponseWriter: w, timeouts: timeouts, x: x, now: s.cloud.Now}
 	defer func() {
 		// Also if a fault has dropped the connection by a panic.

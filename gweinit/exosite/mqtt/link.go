@@ -48,8 +48,13 @@ func (s *Session) dial(ctx context.Context, l login) (*link, error) {
 	defer cancel()
 	conn, counted, err := s.handshake(ctx)
 	if errors.Is(err, exosite.ErrTimeUnknown) {
-		if _, err := s.client.Timestamp(ctx); err != nil {
-			return nil, fmt.Errorf("ask for the time, as the clock is not set: %w", err)
+		_, err := s.time.Timestamp(ctx)
+		s.time.Close()
+		switch {
+		case errors.Is(err, exosite.ErrUntrusted):
+			return nil, permanent{err}
+		case err != nil:
+			return nil, fmt.Errorf("the clock is not set: %w", err)
 		}
 		conn, counted, err = s.handshake(ctx)
 	}

@@ -44,6 +44,7 @@ type Options struct {
 // Session is a device's connection. It is safe for concurrent use.
 type Session struct {
 	client *exosite.Client
+	time   *exosite.Client // asks for it once, as the tries are counted here
 	port   string
 	name   string
 	tls    *tls.Config
@@ -65,8 +66,14 @@ type Session struct {
 // number of tries as c has them. It does not connect yet.
 func New(c *exosite.Client, o Options) *Session {
 	co := c.Options()
+	once := co
+	once.Tries = 1
+	asker, err := exosite.New(once)
+	if err != nil {
+		panic(err) // of options that have made c
+	}
 	s := &Session{
-		client: c, port: o.Port, name: o.Name,
+		client: c, time: asker, port: o.Port, name: o.Name,
 		tls:   co.Trust.Config(c.Host(), co.Certificate),
 		sleep: sleep, patience: 30 * time.Second,
 		dialing: make(chan struct{}, 1),
