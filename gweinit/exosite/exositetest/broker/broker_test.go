@@ -105,11 +105,11 @@ type peer struct {
 	t *testing.T
 }
 
-func (w *world) dial(name string) *peer {
+func (w *world) dial(name string, certs ...tls.Certificate) *peer {
 	w.t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(w.CA())
-	conn, err := tls.Dial("tcp", w.addr, &tls.Config{RootCAs: roots, ServerName: name})
+	conn, err := tls.Dial("tcp", w.addr, &tls.Config{RootCAs: roots, ServerName: name, Certificates: certs})
 	if err != nil {
 		w.t.Fatal(err)
 	}
