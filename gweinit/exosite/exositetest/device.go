@@ -36,7 +36,7 @@ func (s *Server) asDevice(r *http.Request, x *exchange) error {
 		return refuse(http.StatusUnauthorized, "no credential: want a header X-Exosite-CIK, or a TLS client certificate")
 	}
 	x.device, x.Product, x.Serial = d, d.Product(), d.SN()
-	if host, named := s.hostProduct(r); named && !strings.EqualFold(host, d.Product()) {
+	if host, named := s.hostProduct(r); named && host != d.Product() {
 		return refuse(http.StatusUnauthorized, "the device is not one of product %.64s, which the Host %.80s names", host, r.Host)
 	}
 	return nil

@@ -24,7 +24,6 @@ func (s *Server) identity(r *http.Request, x *exchange) (product, sn string, err
 		return "", "", err
 	}
 	host, named := s.hostProduct(r)
-	host = s.knownProduct(host)
 	vendor, model, serial, id := value(fields, "vendor"), value(fields, "model"), value(fields, "sn"), value(fields, "id")
 	switch {
 	case serial == "" && id != "":
@@ -39,16 +38,6 @@ func (s *Server) identity(r *http.Request, x *exchange) (product, sn string, err
 		return model, serial, refuse(http.StatusNotFound, "model %.64q is not the product %.64q, which the Host %.80s names", model, host, r.Host)
 	}
 	return model, serial, nil
-}
-
-// knownProduct has the ID of a product in the case that it was made with: host
-// names come in any.
-func (s *Server) knownProduct(label string) string {
-	products := s.cloud.Products()
-	if i := slices.IndexFunc(products, func(id string) bool { return strings.EqualFold(id, label) }); i >= 0 {
-		return products[i]
-	}
-	return label
 }
 
 // value is the first one of a name, "" if there is none.

@@ -322,14 +322,19 @@ func always(call string) func(*http.Request) string {
 
 func anyone(*http.Request, *exchange) error { return nil }
 
-// hostProduct is the product that the Host of a request means. named tells
-// whether it names one: else requests for any product may come there.
+// hostProduct is the product that the Host of a request names. named tells
+// whether it does: a Host that the emulator does not know means Options.Product,
+// and devices of all products may come there.
 func (s *Server) hostProduct(r *http.Request) (id string, named bool) {
 	label, domain, _ := strings.Cut(strings.TrimSuffix(strings.ToLower(hostName(r)), "."), ".")
-	if domain != "m2.exosite.com" && domain != "m2.exosite.io" {
-		return s.product, false
+	if domain == "m2.exosite.com" || domain == "m2.exosite.io" {
+		for _, id := range s.cloud.Products() { // host names come in any case
+			if strings.EqualFold(id, label) {
+				return id, true
+			}
+		}
 	}
-	return label, true
+	return s.product, false
 }
 
 // hostName is the Host of a request without its port.

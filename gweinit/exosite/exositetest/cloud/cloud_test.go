@@ -143,6 +143,23 @@ func TestActivation(t *testing.T) {
 		t.Error("the new CIK is the old one")
 	}
 
+	// A certificate is that of the last device that came with it.
+	must(t, c.AddSerials(testProduct, Serial{SN: "second"}))
+	must(t, c.AddSerials(testProduct, Serial{SN: "first"}))
+	for _, sn := range []string{"first", "second"} {
+		must(t, c.Enable(testProduct, sn, ""))
+		_, err = c.Activate(testProduct, sn, "", []byte("sum"))
+		must(t, err)
+	}
+	must(t, c.Disable(testProduct, "first", ""))
+	if d, ok := c.ByCertificate([]byte("sum")); !ok || d.SN() != "second" {
+		t.Error("the second device has lost its certificate with the first")
+	}
+	must(t, c.RemoveSerials(testProduct, "second"))
+	if _, ok := c.ByCertificate([]byte("sum")); ok {
+		t.Error("a removed device's certificate is valid")
+	}
+
 	log, err := c.Log(testProduct, sn)
 	must(t, err)
 	var texts []string

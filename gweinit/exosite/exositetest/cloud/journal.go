@@ -193,8 +193,13 @@ func (c *Cloud) newClient(s *serial, rid string) {
 }
 
 func (c *Cloud) setCredential(cl *client, cik, cert string) {
-	delete(c.byCIK, cl.cik)
-	delete(c.byCert, cl.cert)
+	// Another device may have been activated with the same certificate since.
+	if c.byCIK[cl.cik] == cl {
+		delete(c.byCIK, cl.cik)
+	}
+	if c.byCert[cl.cert] == cl {
+		delete(c.byCert, cl.cert)
+	}
 	cl.cik, cl.cert = cik, cert
 	if cik != "" {
 		c.byCIK[cik] = cl
