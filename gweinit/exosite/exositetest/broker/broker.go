@@ -12,6 +12,12 @@
 // identity that is unknown or not enabled, another topic, a value that is not of
 // its resource's format, a malformed batch, QoS 2. Wills are ignored, and nothing
 // is retained. Points of a batch that clash with others are left out.
+//
+// The subscription that each device has is $resource/# with QoS 1. One of its own to
+// the same filter replaces it. Subscriptions are granted QoS 1 at most, and without
+// a credential for $provision/ only. A session that is not clean keeps up to 1000
+// pushes for up to 24 hours, in their order; a replacement unit gets those of the
+// unit before it, if it has the same client ID.
 package broker
 
 import (
@@ -21,8 +27,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -45,6 +51,8 @@ const (
 	maxAway    = 24 * time.Hour
 	// For the handshake and CONNECT: small machines take their time.
 	greeting = 30 * time.Second
+	// After there were too many open files.
+	acceptPause = 50 * time.Millisecond
 )
 
 // Broker serves sessions. It is safe for concurrent use.
@@ -72,14 +80,16 @@ func New(o Options) (*Broker, error) {
 	c := mqtt.NewDefaultServerCapabilities()
 	c.MaximumPacketSize = maxPacket
 	c.MaximumInflight = maxWaiting
+	c.MaximumClientWritesPending = maxWaiting
+	c.MaximumMessageExpiryInterval = 0 // what waits is forgotten with its session
 	c.MaximumSessionExpiryInterval = uint32(maxAway / time.Second)
 	c.MinimumProtocolVersion = version
 	b := &Broker{
 		log: o.Log, conns: map[net.Conn]bool{},
-		// Its own log has whole packets, tokens included.
-		server: mqtt.New(&mqtt.Options{Capabilities: c, InlineClient: true, Logger: slog.New(slog.DiscardHandler)}),
+		server: mqtt.New(&mqtt.Options{Capabilities: c, InlineClient: true, Logger: slog.New(libraryLog{o.Log.Handler()}),
+			SysTopicResendInterval: 24 * 60 * 60}), // nobody gets them, and they stop the world
 	}
-	b.hook = &hook{cloud: o.Cloud, product: o.Product, log: o.Log, server: b.server, sessions: map[*mqtt.Client]*session{}}
+	b.hook = &hook{cloud: o.Cloud, product: o.Product, log: o.Log, server: b.server, links: map[*link]bool{}, mailboxes: map[string]*mailbox{}}
 	if err := b.server.AddHook(b.hook, nil); err != nil {
 		return nil, fmt.Errorf("MQTT broker: %w", err)
 	}
@@ -116,6 +126,11 @@ func (b *Broker) Serve(l net.Listener) error {
 				conn.Close()
 			}
 			return nil
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ECONNABORTED):
+			// Too many strangers are no reason to leave the devices alone.
+			b.log.Warn("MQTT: no connection is accepted", "error", err)
+			time.Sleep(acceptPause)
+			continue
 		case err != nil:
 			return fmt.Errorf("MQTT broker: %w", err)
 		}
@@ -135,14 +150,17 @@ func (b *Broker) serve(conn net.Conn) {
 		delete(b.conns, conn)
 		b.mu.Unlock()
 	}()
-	conn.SetDeadline(time.Now().Add(greeting)) // until the library sets another after CONNECT
+	conn.SetDeadline(time.Now().Add(greeting)) // for reading, until the library sets another after CONNECT
 	if c, ok := conn.(*tls.Conn); ok {
 		if err := c.HandshakeContext(context.Background()); err != nil {
 			b.log.Info("no MQTT session", "from", conn.RemoteAddr().String(), "error", err)
 			return
 		}
 	}
-	b.server.EstablishConnection("mqtts", conn) // what its error says, the hook has told
+	l := &link{Conn: conn}
+	err := errors.New("a bug")
+	defer func() { b.hook.left(l, err) }()
+	err = b.server.EstablishConnection("mqtts", l)
 }
 
 // Close ends all sessions. After it no goroutine of the Broker is left.
@@ -161,24 +179,7 @@ func (b *Broker) Close() error {
 	}
 	b.mu.Unlock()
 	b.stopFollow()
+	b.hook.close()
 	b.sessions.Wait()
 	return b.server.Close()
-}
-
-// productOf is the product that the server's name (SNI) means.
-func productOf(conn net.Conn, c *cloud.Cloud, otherwise string) string {
-	t, ok := conn.(*tls.Conn)
-	if !ok {
-		return otherwise
-	}
-	label, domain, _ := strings.Cut(strings.ToLower(t.ConnectionState().ServerName), ".")
-	if domain != "m2.exosite.io" && domain != "m2.exosite.com" {
-		return otherwise
-	}
-	for _, id := range c.Products() {
-		if strings.EqualFold(id, label) {
-			return id
-		}
-	}
-	return otherwise
 }

@@ -35,6 +35,8 @@ type world struct {
 	t    *testing.T
 	addr string
 	log  *logs
+
+	broker *Broker
 }
 
 type logs struct {
@@ -66,6 +68,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.broker = b
 	served := make(chan error, 1)
 	go func() { served <- b.Serve(l) }()
 	t.Cleanup(func() {

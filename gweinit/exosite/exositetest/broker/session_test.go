@@ -8,12 +8,17 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"math/big"
+	"net"
+	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+	mqtt "github.com/mochi-mqtt/server/v2"
 
 	"github.com/exosite/gwe/gweinit/exosite/exositetest/cloud"
 )
@@ -95,6 +100,7 @@ func TestWaitingInOrder(t *testing.T) {
 	login := kept(w.activate(serial))
 	w.leave(w.login(login))
 	const n = 50
+	w.broker.hook.number.Store(1<<16 - n/2) // the library would take these for the oldest from there on
 	for i := range n {
 		w.set(serial, fmt.Sprint(i))
 	}
@@ -156,14 +162,21 @@ func TestTakeover(t *testing.T) {
 	for _, clean := range []bool{false, true} {
 		login := func(c *packets.ConnectPacket) { kept(tok)(c); c.CleanSession = clean }
 		p := w.login(login)
-		for i := range 30 {
-			q := w.login(login)
+		for i := range 60 {
+			q := w.dial("127.0.0.1")
 			if i%2 == 0 {
-				p.Close()
+				p.Close() // about when the next one begins
+			}
+			if code := q.connect(login); code != 0 {
+				t.Fatalf("CONNACK %d", code)
 			}
 			want := fmt.Sprint(clean, i)
 			w.set(serial, want)
 			m := q.pushed()
+			for m.Dup { // its acknowledgement has not come before the connection's end
+				q.ack(m)
+				m = q.pushed()
+			}
 			if string(m.Payload) != want {
 				t.Fatalf("got %s, want %s", m.Payload, want)
 			}
@@ -244,6 +257,48 @@ func TestCredentialEnds(t *testing.T) {
 	}
 }
 
+// What is written after the end of a credential is not stored, even if the session
+// has not ended yet.
+func TestLateWrite(t *testing.T) {
+	w := newWorld(t)
+	for i := range 40 {
+		sn := fmt.Sprint("GW-", i)
+		p := w.login(token(w.activate(sn)))
+		if err := w.Cloud().Disable(w.Product(), sn, ""); err != nil {
+			t.Fatal(err)
+		}
+		m := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+		m.TopicName, m.Payload, m.Qos, m.MessageID = "$resource/device_info", []byte("late"), 1, 1
+		m.Write(p) // it may have ended
+		if got := p.next(); got != nil {
+			t.Errorf("got %v", got)
+		}
+		if got := w.last(sn, "device_info"); got != "none" {
+			t.Fatalf("%q is stored", got)
+		}
+	}
+}
+
+// A credential that ends while a session begins.
+func TestCredentialEndsAtLogin(t *testing.T) {
+	w := newWorld(t)
+	for i := range 40 {
+		sn := fmt.Sprint("GW-", i)
+		tok := w.activate(sn)
+		p := w.dial("127.0.0.1")
+		ended := make(chan error, 1)
+		go func() { ended <- w.Cloud().Disable(w.Product(), sn, "") }()
+		if p.connect(token(tok)) == 0 {
+			if got := p.next(); got != nil {
+				t.Errorf("got %v", got)
+			}
+		}
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A device that comes back under a serial number of an earlier one is not that.
 func TestNotTheEarlierDevice(t *testing.T) {
 	w := newWorld(t)
@@ -315,8 +370,30 @@ func TestOddities(t *testing.T) {
 	if codes := w.login(nil).subscribe(1, 1, "$provision/"+serial, "$resource/#", "#"); codes[0] != 1 || codes[1] != 0x80 || codes[2] != 0x80 {
 		t.Errorf("nobody subscribes with %d", codes)
 	}
+	// MQTT 5, by hand.
+	five := w.dial("127.0.0.1")
+	if _, err := five.Write([]byte{0x10, 14, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 0, 0, 1, 'x'}); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 4)
+	if _, err := io.ReadFull(five, answer); err != nil || answer[0] != 0x20 || answer[3] != 0x84 {
+		t.Errorf("MQTT 5: %x, %v", answer, err)
+	}
+	// Many filters: all are refused, and pushes still come.
+	p := w.login(token(tok))
+	for i := range 101 {
+		code := p.subscribe(uint16(i+1), 1, fmt.Sprint("$resource/a", i))[0]
+		if i < 99 && code != 1 || i >= 99 && code != 0x80 { // it has one already
+			t.Fatalf("filter %d: %#x", i, code)
+		}
+	}
+	w.set(serial, "still")
+	if got := string(p.pushed().Payload); got != "still" {
+		t.Errorf("got %q", got)
+	}
+	p.Close()
 	// An empty client ID is for clean sessions.
-	p := w.dial("127.0.0.1")
+	p = w.dial("127.0.0.1")
 	if code := p.connect(func(c *packets.ConnectPacket) { kept(tok)(c); c.ClientIdentifier = "" }); code != packets.ErrRefusedIDRejected {
 		t.Errorf("no client ID: CONNACK %d", code)
 	}
@@ -365,4 +442,108 @@ func TestClose(t *testing.T) {
 		w.set(serial, "x")
 	})
 	waitFor(t, "goroutines are left", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// A client may not want what it has not asked for.
+func TestUnsubscribe(t *testing.T) {
+	w := newWorld(t)
+	p := w.login(token(w.activate(serial)))
+	p.subscribe(1, 0, "$resource/engine_fetch/+")
+	u := packets.NewControlPacket(packets.Unsubscribe).(*packets.UnsubscribePacket)
+	u.MessageID, u.Topics = 2, []string{"$resource/#"}
+	if err := u.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	if a, ok := p.next().(*packets.UnsubackPacket); !ok || a.MessageID != 2 {
+		t.Fatalf("UNSUBACK: %v", a)
+	}
+	if err := w.Cloud().Set(w.Product(), serial, "update_interval", "60"); err != nil {
+		t.Fatal(err)
+	}
+	w.set(serial, "x")
+	if m := p.pushed(); string(m.Payload) != "x" || m.Qos != 0 {
+		t.Errorf("got %v", m)
+	}
+}
+
+// Of a session that has been away for too long nothing is left.
+func TestExpired(t *testing.T) {
+	w := newWorld(t)
+	w.leave(w.login(kept(w.activate(serial))))
+	server := w.broker.server
+	var old *mqtt.Client
+	for _, c := range server.Clients.GetAll() {
+		if strings.HasSuffix(c.ID, "/kept") {
+			old = c
+		}
+	}
+	w.set(serial, "x")
+	waitFor(t, "nothing waits", func() bool { return old.State.Inflight.Len() == 1 })
+	w.broker.hook.OnClientExpired(old)
+	if n := old.State.Inflight.Len(); n != 0 {
+		t.Errorf("%d pushes are left", n)
+	}
+	d, err := w.Cloud().Device(w.Product(), serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := server.Topics.Subscribers(spaceOf(d.RID) + "$resource/engine_fetch/1"); len(s.Subscriptions) != 0 {
+		t.Errorf("subscriptions are left: %v", s.Subscriptions)
+	}
+}
+
+// The library's own lines are in the log, without what packets have in them.
+func TestLibraryLog(t *testing.T) {
+	w := newWorld(t)
+	tok := w.activate(serial)
+	p := w.login(func(c *packets.ConnectPacket) { token(tok)(c); c.Keepalive = 1 })
+	again := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket) // is not allowed in a session
+	again.ProtocolName, again.ProtocolVersion, again.CleanSession, again.ClientIdentifier = "MQTT", 4, true, "x"
+	token(tok)(again)
+	if err := again.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.next(); got != nil {
+		t.Errorf("a second CONNECT: %v", got)
+	}
+	waitFor(t, "the broker does not notice", func() bool { return strings.Contains(w.log.String(), "MQTT session ended") })
+	got := w.log.String()
+	for _, want := range []string{"keepalive=1", "second connect"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the log does not have %q: %s", want, got)
+		}
+	}
+	if strings.Contains(got, tok) || strings.Contains(got, "pk=") {
+		t.Errorf("the log has a packet: %s", got)
+	}
+}
+
+// full is a listener that has no file for a connection at first.
+type full struct {
+	net.Listener
+	left int
+}
+
+func (f *full) Accept() (net.Conn, error) {
+	if f.left > 0 {
+		f.left--
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return f.Listener.Accept()
+}
+
+func TestTooManyFiles(t *testing.T) {
+	w := newWorld(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", w.TLSConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.addr = l.Addr().String()
+	go func() {
+		if err := w.broker.Serve(&full{l, 2}); err != nil {
+			t.Error(err)
+			l.Close() // for the connection that waits
+		}
+	}()
+	w.login(token(w.activate(serial)))
 }
