@@ -216,9 +216,12 @@ func (c *Client) send(ctx context.Context, k *call, try int, u *url.URL) (*http.
 	req := &http.Request{Method: k.method, URL: u, Host: u.Host, Header: h}
 	if k.method == http.MethodPost {
 		h["Content-Type"] = []string{formType}
-		// All calls can be sent again if a connection that was kept turns out to be
-		// closed; this says so without a byte on the wire.
-		h["Idempotency-Key"] = nil
+		// Calls can be sent again if a connection that was kept turns out to be
+		// closed; this says so without a byte on the wire. A second activation would
+		// be refused, and nobody would know of the first.
+		if k.name != "activate" {
+			h["Idempotency-Key"] = nil
+		}
 		req.ContentLength = int64(len(k.body))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(k.body)), nil }
 		req.Body, _ = req.GetBody()

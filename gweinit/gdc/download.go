@@ -2,6 +2,7 @@ package gdc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,7 +39,8 @@ func (d *download) stream(ctx context.Context, w io.Writer) error {
 }
 
 // file downloads into a file, by way of NAME.part, which stays if it comes to
-// no end and is gone on with, if it is of the same content.
+// no end. It is gone on with if it is of the same content, which it has the time
+// of then.
 func (d *download) file(ctx context.Context, name string) (size int64, err error) {
 	info, err := d.info(ctx)
 	if err != nil {
@@ -55,7 +57,7 @@ func (d *download) file(ctx context.Context, name string) (size int64, err error
 		return 0, err
 	}
 	from := have.Size()
-	if from > info.Size || have.ModTime().Before(info.Updated) {
+	if from > info.Size || have.ModTime().Unix() != info.Updated.Unix() {
 		from = 0
 		if err := f.Truncate(0); err != nil {
 			return 0, err
@@ -65,7 +67,16 @@ func (d *download) file(ctx context.Context, name string) (size int64, err error
 		return 0, err
 	}
 	if err := d.copy(ctx, f, from, info.Size); err != nil {
+		if e := os.Chtimes(part, time.Time{}, info.Updated); e != nil {
+			return 0, errors.Join(err, e)
+		}
 		return 0, fmt.Errorf("%w; what is there of it is in %s, and the same command goes on with it", err, part)
+	}
+	// Another upload meanwhile would have made it a mixture.
+	if now, err := d.info(ctx); err != nil {
+		return 0, err
+	} else if now != info {
+		return 0, errors.Join(fmt.Errorf("%s has changed while it was downloaded: try again", d.id), os.Remove(part))
 	}
 	if err := f.Sync(); err != nil {
 		return 0, err

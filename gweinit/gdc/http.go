@@ -15,28 +15,45 @@ import (
 )
 
 // maxLine is the longest line of standard input that can be a value.
-const maxLine = 1 << 20
+const maxLine = 1<<20 + 2
 
 // each calls f with a value, or with each line of standard input if it is "-".
-func (s *session) each(value string, f func(value string) error) error {
+func (s *session) each(ctx context.Context, value string, f func(value string) error) error {
 	if value != "-" {
 		return f(value)
 	}
-	lines := bufio.NewScanner(s.in)
-	lines.Buffer(nil, maxLine)
-	for lines.Scan() {
-		if err := f(lines.Text()); err != nil {
-			return err
+	lines, failed := make(chan string), make(chan error, 1)
+	go func() { // a signal must end gdc while nothing comes
+		scan := bufio.NewScanner(s.in)
+		scan.Buffer(nil, maxLine)
+		for scan.Scan() {
+			select {
+			case lines <- scan.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+		failed <- scan.Err()
+	}()
+	for {
+		select {
+		case line := <-lines:
+			if err := f(line); err != nil {
+				return err
+			}
+		case err := <-failed:
+			if err != nil {
+				return fmt.Errorf("read standard input: %w", err)
+			}
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read standard input: %w", err)
-	}
-	return nil
 }
 
 func httpWrite(ctx context.Context, s *session, args []string) error {
-	return s.each(args[1], func(value string) error {
+	return s.each(ctx, args[1], func(value string) error {
 		ctx, cancel := context.WithTimeout(ctx, s.limit(0))
 		defer cancel()
 		if err := s.client.Write(ctx, exosite.Value{Alias: args[0], Value: value}); err != nil {
@@ -133,12 +150,11 @@ func (s *session) activate(ctx context.Context, activate func(ctx context.Contex
 	if err != nil {
 		return err
 	}
-	// First of all it is told: it is given out once.
-	err = s.result(token, map[string]any{"status": 200, "token": token})
+	// It is given out once: kept first, and told in any case.
 	if s.o.file != "" {
-		err = errors.Join(err, s.keepToken(token))
+		err = s.keepToken(token)
 	}
-	return err
+	return errors.Join(err, s.result(token, map[string]any{"status": 200, "token": token}))
 }
 
 func contentList(ctx context.Context, s *session, _ []string) error {

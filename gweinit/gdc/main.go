@@ -146,6 +146,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 // parse returns the command and its arguments.
 func (o *options) parse(args []string, errs io.Writer) (command, []string, error) {
 	for i, a := range args { // the form that Go's own flags have
+		if a == "http" || a == "mqtt" || a == "read" || a == "write" {
+			break // values may come
+		}
 		if a == "-json" {
 			args = slices.Clone(args)
 			args[i] = "--json"

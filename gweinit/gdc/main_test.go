@@ -286,12 +286,19 @@ func TestDownload(t *testing.T) {
 	if err := os.WriteFile("app.v1.tar.gz.part", content[:123_456], 0o644); err != nil {
 		t.Fatal(err)
 	}
+	info, err := c.ContentInfo(w.Product(), "app.v1.tar.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes("app.v1.tar.gz.part", time.Time{}, info.Updated); err != nil {
+		t.Fatal(err)
+	}
 	before := len(w.Requests())
 	if status, _, errs := gdc("http", "content", "download", "app.v1.tar.gz"); status != done {
 		t.Errorf("resumed: %d, %q", status, errs)
 	}
 	file("app.v1.tar.gz", content)
-	if last := w.Requests(); len(last) != before+2 {
+	if last := w.Requests(); len(last) != before+3 || last[before+1].Out != int64(len(content)-123_456) {
 		t.Errorf("%d requests", len(last)-before)
 	}
 	// Another content's half.
@@ -315,8 +322,8 @@ func TestDownload(t *testing.T) {
 		t.Errorf("with broken connections: %d, %q", status, errs)
 	}
 	file("app.v1.tar.gz", content)
-	if n := len(w.Requests()) - before; n != 5 {
-		t.Errorf("with broken connections: %d requests, want 5", n)
+	if n := len(w.Requests()) - before; n != 6 {
+		t.Errorf("with broken connections: %d requests, want 6", n)
 	}
 	// One that brings nothing ends it; what there is stays for the next time.
 	w.Fault(exositetest.Fault{Call: "content", Times: 1, DropAfter: 100_000})

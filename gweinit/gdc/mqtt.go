@@ -21,7 +21,7 @@ func mqttPublish(ctx context.Context, s *session, args []string) error {
 	m := s.mqtt()
 	defer m.Close()
 	n := 0
-	return s.each(args[1], func(value string) error {
+	return s.each(ctx, args[1], func(value string) error {
 		ctx, cancel := context.WithTimeout(ctx, s.limit(0))
 		defer cancel()
 		if err := m.Publish(ctx, args[0], []byte(value)); err != nil {

@@ -102,8 +102,11 @@ func newSession(o options, c command, in io.Reader, p printer) (*session, error)
 	}
 	s := &session{printer: p, o: o, in: in, host: host, port: port}
 	eo := exosite.Options{Server: scheme + joinPort(host, port), Vendor: vendor, Model: model, CIK: o.token, UserAgent: "gdc"}
-	if strings.HasPrefix(c.words, "mqtt ") || scheme == "mqtt://" || scheme == "mqtts://" {
+	switch mqtt := scheme == "mqtt://" || scheme == "mqtts://"; {
+	case mqtt || scheme == "" && strings.HasPrefix(c.words, "mqtt "):
 		eo.Server = joinPort(host, "") // the port is that of MQTT
+	case strings.HasPrefix(c.words, "mqtt "):
+		s.port = "" // the port is that of HTTP
 	}
 	if eo.Trust, err = trust(o.ca); err != nil {
 		return nil, err
@@ -155,7 +158,7 @@ func joinPort(host, port string) string {
 func trust(ca string) (*exosite.Trust, error) {
 	t := &exosite.Trust{}
 	if ca != "" {
-		text, err := durable.ReadFile(ca, maxFile)
+		text, err := readFile(ca)
 		if err != nil {
 			return nil, fmt.Errorf("certificates to trust: %w", err)
 		}
@@ -171,6 +174,15 @@ func trust(ca string) (*exosite.Trust, error) {
 	return t, nil
 }
 
+// readFile follows links, as certificates in /etc/ssl/certs are.
+func readFile(path string) ([]byte, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	return durable.ReadFile(path, maxFile)
+}
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
@@ -178,7 +190,7 @@ func exists(path string) bool {
 
 // readINI reads a file that people may have edited.
 func readINI(path string) (*ini.File, error) {
-	text, err := durable.ReadFile(path, maxFile)
+	text, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("device file: %w", err)
 	}
@@ -195,7 +207,9 @@ func (s *session) keepToken(token string) error {
 	if err != nil {
 		return err
 	}
-	f.Section("device").Key("murano_token").SetValue(token)
+	d := f.Section("device")
+	d.DeleteKey("cik") // an earlier one, of GWE's kind of file
+	d.Key("murano_token").SetValue(token)
 	var text bytes.Buffer
 	if _, err := f.WriteTo(&text); err != nil {
 		return err

@@ -22,7 +22,7 @@ function show() {
   try {
     wanted = decodeURIComponent(argument);
   } catch { /* somebody's typing error: there is no such device */ }
-  const make = views[part] ?? showDevices;
+  const make = Object.hasOwn(views, part) ? views[part] : showDevices;
   view?.close();
   update(main);
   for (const a of document.querySelectorAll('nav a')) {
