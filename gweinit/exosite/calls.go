@@ -173,9 +173,13 @@ func nothing(a answer) error {
 
 // Wait waits until a value is written to the resource that is newer than since,
 // whole seconds count, or, if since is zero, newer than now. It returns the
-// value and when it was written, which is the since of the next call, so that
-// none is missed; of several in the same second it is the last. If there is none
-// until the timeout, from 1 ms to 5 min, the error is ErrNotModified.
+// value and when it was written, which is the since of the next call. If there is
+// none until the timeout, from 1 ms to 5 min, the error is ErrNotModified.
+//
+// What is written between two calls with a zero since, or while one is tried
+// again, is missed, and so is a second value of the second that was returned
+// last. Who must not miss any begins with the time of Timestamp as since, and
+// reads the resource after each Wait.
 func (c *Client) Wait(ctx context.Context, alias string, since time.Time, timeout time.Duration) (value string, modified time.Time, err error) {
 	var f form
 	f.name(alias)

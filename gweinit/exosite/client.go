@@ -16,7 +16,8 @@
 //	defer c.Close()
 //	err = c.Write(ctx, exosite.Value{Alias: "temperature", Value: "21.5"})
 //	...
-//	var seen time.Time // zero: what is written from now on
+//	seen, err := c.Timestamp(ctx) // what is written from now on
+//	...
 //	for ctx.Err() == nil {
 //		value, at, err := c.Wait(ctx, "command", seen, 5*time.Minute)
 //		if errors.Is(err, exosite.ErrNotModified) {

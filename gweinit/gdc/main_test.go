@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -142,7 +143,10 @@ func TestTLS(t *testing.T) {
 	if err := os.WriteFile("ca.pem", w.CA(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	status, out, errs := w.gdc("", "-H", "https://"+w.HTTPSAddr(), "-E", "ca.pem", "-k", w.cik, "http", "write", "device_info", "x")
+	if err := os.Symlink("ca.pem", "link.pem"); err != nil {
+		t.Fatal(err)
+	}
+	status, out, errs := w.gdc("", "-H", "https://"+w.HTTPSAddr(), "-E", "link.pem", "-k", w.cik, "http", "write", "device_info", "x")
 	if status != done {
 		t.Errorf("%d, %q, %q", status, out, errs)
 	}
@@ -163,7 +167,7 @@ func TestTLS(t *testing.T) {
 func TestDeviceFile(t *testing.T) {
 	w := newWorld(t)
 	w.AddDevice("4321")
-	text := "# of the lab\n[device]\nmurano_host = " + w.url() + "\nmurano_id = 4321\nwatchlist = config_io ; both\n\n[other]\nkey = value # x\n"
+	text := "# of the lab\n[device]\nmurano_host = " + w.url() + "\nmurano_id = 4321\nwatchlist = config_io ; both\ncik = old\n\n[other]\nkey = value # x\n"
 	if err := os.WriteFile("device.ini", []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -339,6 +343,49 @@ func TestDownload(t *testing.T) {
 		t.Errorf("the next time: %d, %q", status, errs)
 	}
 	file("app.v1.tar.gz", content)
+
+	// Another upload of the same size, in the middle.
+	w.Fault(exositetest.Fault{Call: "content", Times: 1, DropAfter: 100_000})
+	w.Fault(exositetest.Fault{Call: "content", Status: 404})
+	gdc("http", "content", "download", "app.v1.tar.gz")
+	w.ClearFaults()
+	time.Sleep(time.Until(info.Updated.Truncate(time.Second).Add(time.Second))) // its time counts in seconds
+	other := bytes.Repeat([]byte("x"), len(content))
+	if err := c.Upload(w.Product(), "app.v1.tar.gz", "application/gzip", bytes.NewReader(other)); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, errs := gdc("http", "content", "download", "app.v1.tar.gz"); status != done {
+		t.Errorf("another upload: %d, %q", status, errs)
+	}
+	file("app.v1.tar.gz", other)
+}
+
+// A signal ends gdc while nothing comes by standard input.
+func TestSignalAtInput(t *testing.T) {
+	w := newWorld(t)
+	in, out := io.Pipe()
+	defer out.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan int, 1)
+	var printed output
+	go func() {
+		ended <- run(ctx, []string{"-H", w.url(), "-k", w.cik, "http", "write", "device_info", "-"}, in, &printed, io.Discard)
+	}()
+	io.WriteString(out, "one\n")
+	for start := time.Now(); printed.String() == ""; time.Sleep(time.Millisecond) {
+		if time.Since(start) > 10*time.Second {
+			t.Fatal("nothing is written")
+		}
+	}
+	cancel()
+	select {
+	case status := <-ended:
+		if status != failed {
+			t.Errorf("status %d", status)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it goes on")
+	}
 }
 
 func TestHelp(t *testing.T) {
