@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/exosite/gwe/gweinit/durable"
 	"github.com/exosite/gwe/gweinit/exosite/exositetest"
@@ -68,12 +69,11 @@ func muranoCommand(ctx context.Context, flags *flag.FlagSet, args []string) (err
 	if err := durable.WriteFile(filepath.Join(*data, "owner"), []byte(c.Owner()+"\n"), 0o600); err != nil {
 		return err
 	}
-	// Requests are printed as they come; thousands of devices do not wait for a
-	// terminal.
-	out := io.Writer(os.Stdout)
-	handler := slog.Handler(slog.NewTextHandler(out, nil))
+	out := os.Stdout
+	lines := unwaited(out)
+	handler := slog.Handler(slog.NewTextHandler(lines, nil))
 	if *asJSON {
-		handler = slog.NewJSONHandler(out, nil)
+		handler = slog.NewJSONHandler(lines, nil)
 	}
 	log := slog.New(handler)
 	server, err := exositetest.Start(exositetest.Options{
@@ -106,6 +106,28 @@ func muranoCommand(ctx context.Context, flags *flag.FlagSet, args []string) (err
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// queue takes lines for a writer that may not take them: devices do not wait for
+// a terminal that has been stopped. Too many are dropped.
+type queue chan []byte
+
+func unwaited(w io.Writer) queue {
+	q := make(queue, 1000)
+	go func() {
+		for line := range q {
+			w.Write(line)
+		}
+	}()
+	return q
+}
+
+func (q queue) Write(line []byte) (int, error) {
+	select {
+	case q <- slices.Clone(line):
+	default:
+	}
+	return len(line), nil
 }
 
 // muranoAddresses is where the emulator is.

@@ -74,8 +74,16 @@ func TestMurano(t *testing.T) {
 		if ca, err := os.ReadFile(at.CA); err != nil || !strings.Contains(string(ca), "BEGIN CERTIFICATE") {
 			t.Errorf("CA %q, %v", ca, err)
 		}
+		for range 2000 { // more lines than the pipe takes, and nobody reads them
+			resp, err := http.Get("http://" + at.HTTP + "/timestamp")
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		http.DefaultClient.CloseIdleConnections()
 		stop()
-		go io.Copy(io.Discard, out)
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}

@@ -243,6 +243,8 @@ func TestSeries(t *testing.T) {
 	wants(t, "a wrong format", err, ErrInvalid)
 	_, err = d.Write(Value{"engine_fetch", strings.Repeat("a", MaxValue+1)})
 	wants(t, "too long", err, ErrInvalid)
+	_, err = d.Write(Value{"engine_fetch", "a\xff"})
+	wants(t, "not UTF-8", err, ErrInvalid)
 	if p, _ := d.Read("engine_fetch"); p.Value != "a" {
 		t.Errorf("after writes that failed: %v", p)
 	}

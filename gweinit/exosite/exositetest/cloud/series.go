@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"time"
+	"unicode/utf8"
 )
 
 // Value is a value of a resource.
@@ -86,6 +87,9 @@ func (c *Cloud) accepted(values []Value) ([]Value, error) {
 		}
 		if len(v.Value) > MaxValue {
 			return nil, fmt.Errorf("value of %s with %d bytes: %w, at most %d", v.Alias, len(v.Value), ErrInvalid, MaxValue)
+		}
+		if !utf8.ValidString(v.Value) { // the journal would change it
+			return nil, fmt.Errorf("value of %s: %w, want UTF-8", v.Alias, ErrInvalid)
 		}
 		if err := c.resources[i].Check(v.Value); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
