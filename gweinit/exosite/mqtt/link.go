@@ -29,12 +29,18 @@ type login struct {
 type link struct {
 	cik     string
 	client  paho.Client
+	conn    net.Conn
 	counted *exosite.Conn
 	wait    time.Duration // for each answer
 
 	once sync.Once
 	over chan struct{} // closed when the connection has ended
 	why  error         // set before
+
+	// handing is held for reading while paho takes a call. If paho stops in the
+	// midst of that, the call stays there for as long as a write may take. So it
+	// hears of an end when no call is on its way.
+	handing sync.RWMutex
 }
 
 const (
@@ -61,7 +67,7 @@ func (s *Session) dial(ctx context.Context, l login) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &link{cik: l.cik, counted: counted, over: make(chan struct{}), wait: s.patience}
+	out := &link{cik: l.cik, conn: conn, counted: counted, over: make(chan struct{}), wait: s.patience}
 	o := paho.NewClientOptions()
 	o.AddBroker("tls://" + net.JoinHostPort(s.client.Host(), s.port))
 	o.SetClientID(l.id)
@@ -73,7 +79,7 @@ func (s *Session) dial(ctx context.Context, l login) (*link, error) {
 	o.SetWriteTimeout(s.patience)
 	o.SetMessageChannelDepth(1)
 	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
-		return &wire{Conn: conn, password: l.cik, failed: out.finish}, nil
+		return &wire{Conn: conn, password: l.cik, finish: out.finish, failed: out.failed}, nil
 	})
 	o.SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) { l.push(m.Topic(), m.Payload()) })
 	out.client = paho.NewClient(o)
@@ -145,21 +151,50 @@ func (l *link) isOver() bool {
 	}
 }
 
+// failed ends a connection that is of no use any more. It returns when paho may
+// hear of it.
+func (l *link) failed(why error) {
+	l.finish(why)
+	l.conn.Close() // a write that goes on would hold up the calls behind it
+	l.settled()
+}
+
+// settled waits for calls that paho is about to take.
+func (l *link) settled() {
+	l.handing.Lock()
+	defer l.handing.Unlock()
+}
+
 // end closes the connection in good order.
 func (l *link) end() {
 	l.finish(errClosed)
+	late := time.AfterFunc(quiesce*time.Millisecond, func() { l.conn.Close() })
+	l.settled()
+	late.Stop()
 	l.client.Disconnect(quiesce)
 }
 
-// do sends something, and waits for the server's answer. When the connection
-// ends paho may keep the call for as long as a write may take, hence the
-// goroutine.
+// hand gives paho a call, unless the connection is over.
+func (l *link) hand(send func() paho.Token) (paho.Token, bool) {
+	l.handing.RLock()
+	defer l.handing.RUnlock()
+	if l.isOver() {
+		return nil, false
+	}
+	return send(), true
+}
+
+// do sends something, and waits for the server's answer. Paho takes a call when
+// those before it have been written, hence the goroutine.
 func (l *link) do(ctx context.Context, send func() paho.Token) error {
 	t := time.NewTimer(l.wait)
 	defer t.Stop()
 	answered := make(chan error, 1)
 	go func() {
-		token := send()
+		token, ok := l.hand(send)
+		if !ok {
+			return
+		}
 		select {
 		case <-token.Done():
 			answered <- token.Error()
@@ -194,10 +229,12 @@ func (l *link) subscribe(ctx context.Context, filter string) error {
 	return l.do(ctx, func() paho.Token { return l.client.Subscribe(filter, 1, nil) })
 }
 
-// wire is a connection as paho sees it, with three things that paho does not do.
+// wire is a connection as paho sees it, with four things that paho does not do.
 type wire struct {
 	net.Conn
-	failed func(error) // is told at once when nothing comes any more
+	finish func(error) // is told at once when nothing comes or goes any more
+	failed func(error) // the same for Read, and waits until paho may hear of it
+	begun  bool        // CONNECT has been written
 	// password is sent with an empty user name, without which paho sends none.
 	password string // "": none, or it has been sent
 
@@ -208,8 +245,22 @@ type wire struct {
 	left   int64 // bytes of the packet that are to come
 }
 
-// Write is called with CONNECT, as a whole, first of all.
+// Write is called with CONNECT, as a whole, first of all. Later errors are told
+// by Read, which is where paho hears of an end.
 func (c *wire) Write(p []byte) (int, error) {
+	if !c.begun {
+		c.begun = true
+		return c.connect(p)
+	}
+	if _, err := c.Conn.Write(p); err != nil {
+		c.finish(err)
+		c.Conn.Close()
+	}
+	return len(p), nil
+}
+
+// connect writes CONNECT.
+func (c *wire) connect(p []byte) (int, error) {
 	if c.password == "" {
 		return c.Conn.Write(p)
 	}

@@ -16,11 +16,16 @@ const (
 	maxAliases = 100  // whose newest pushes are remembered
 	maxQueue   = 1000 // pushes that a watcher has not taken yet
 	maxRecent  = 64   // pushes that are known if they come again
+
+	// maxHeld is for the values, in bytes: those that are remembered, and those
+	// that wait for a watcher. The longest has room in it.
+	maxHeld = 4 << 20
 )
 
 // watcher waits for pushes.
 type watcher struct {
 	queue []exosite.Point // guarded by Session.mu
+	size  int             // of its values
 	wake  chan struct{}
 	full  bool
 }
@@ -42,19 +47,38 @@ func (s *Session) push(topic string, payload []byte) {
 		s.recent = slices.Delete(s.recent, 0, 1)
 	}
 	s.recent = append(s.recent, key)
-	if old, ok := s.newest[p.Alias]; (ok || len(s.newest) < maxAliases) && !p.Time.Before(old.Time) {
-		s.newest[p.Alias] = p
-	}
+	s.remember(p)
 	for w := range s.watchers {
-		if len(w.queue) == maxQueue {
+		if len(w.queue) == maxQueue || w.size+len(p.Value) > maxHeld {
 			w.full = true
 		} else {
 			w.queue = append(w.queue, p)
+			w.size += len(p.Value)
 		}
 		select {
 		case w.wake <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// remember keeps a change, and forgets the oldest if these are too many.
+func (s *Session) remember(p exosite.Point) {
+	old := s.newest[p.Alias]
+	if p.Time.Before(old.Time) {
+		return
+	}
+	s.newest[p.Alias] = p
+	s.held += len(p.Value) - len(old.Value)
+	for len(s.newest) > maxAliases || s.held > maxHeld {
+		oldest := p
+		for _, other := range s.newest {
+			if other.Time.Before(oldest.Time) {
+				oldest = other
+			}
+		}
+		delete(s.newest, oldest.Alias)
+		s.held -= len(oldest.Value)
 	}
 }
 
@@ -70,10 +94,10 @@ func parsePush(topic string, payload []byte) (exosite.Point, bool) {
 }
 
 // Watch calls f with each change that the product's side makes, in their order,
-// until ctx ends, the session is closed, or f is so slow that 1000 others wait.
-// It connects again, after growing random pauses, as long as it takes. Changes
-// from before are not among them, unless the session has a name and the server
-// kept them for it.
+// until ctx ends, the session is closed, or f is so slow that 1000 others wait, or
+// 4 MiB of them. It connects again, after growing random pauses, as long as it
+// takes. Changes from before are not among them, unless the session has a name and
+// the server kept them for it.
 func (s *Session) Watch(ctx context.Context, f func(exosite.Point)) error {
 	w := &watcher{wake: make(chan struct{}, 1)}
 	s.mu.Lock()
@@ -87,13 +111,13 @@ func (s *Session) Watch(ctx context.Context, f func(exosite.Point)) error {
 	take := func() error {
 		s.mu.Lock()
 		queue, full := w.queue, w.full
-		w.queue = nil
+		w.queue, w.size = nil, 0
 		s.mu.Unlock()
 		for _, p := range queue {
 			f(p)
 		}
 		if full {
-			return permanent{fmt.Errorf("more than %d changes wait to be taken: some are lost", maxQueue)}
+			return permanent{fmt.Errorf("more than %d changes or %d bytes wait to be taken: some are lost", maxQueue, maxHeld)}
 		}
 		return nil
 	}

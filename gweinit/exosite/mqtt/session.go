@@ -58,6 +58,7 @@ type Session struct {
 	link     *link // nil: none
 	closed   bool
 	newest   map[string]exosite.Point // pushed, by alias
+	held     int                      // bytes of its values
 	recent   []string                 // the last pushes
 	watchers map[*watcher]bool
 }

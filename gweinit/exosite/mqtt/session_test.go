@@ -21,6 +21,8 @@ import (
 	"testing/iotest"
 	"time"
 
+	paho "github.com/eclipse/paho.mqtt.golang"
+
 	"github.com/exosite/gwe/gweinit/exosite"
 )
 
@@ -441,6 +443,46 @@ func TestClose(t *testing.T) {
 	waitFor(t, "goroutines are left", func() bool { return goroutines() == 0 })
 }
 
+// A connection that ends while paho takes a call leaves that nowhere.
+func TestEndWhileHanding(t *testing.T) {
+	for name, end := range map[string]func(w *world, s *Session){
+		"cut":   func(w *world, s *Session) { w.cut(false) },
+		"close": func(w *world, s *Session) { s.Close() },
+	} {
+		w := newWorld(t)
+		s := w.activated(Options{})
+		l, err := s.connected(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken := make(chan bool, 1)
+		err = l.do(t.Context(), func() paho.Token {
+			go end(w, s)
+			<-l.over
+			for range 50 { // it has time to hear of the end, and must not
+				if !l.client.IsConnectionOpen() {
+					t.Errorf("%s: paho has stopped while it takes a call", name)
+					break
+				}
+				time.Sleep(time.Millisecond)
+			}
+			token := l.client.Publish(resourceTopic+"device_info", 1, false, "x")
+			taken <- true
+			return token
+		})
+		if err == nil {
+			t.Errorf("%s: the call went well", name)
+		}
+		select {
+		case <-taken:
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: paho keeps the call", name)
+		}
+		s.Close()
+		waitFor(t, name+": paho goes on", func() bool { return !l.client.IsConnectionOpen() })
+	}
+}
+
 func TestMeter(t *testing.T) {
 	w := newWorld(t)
 	s := w.activated(Options{})
@@ -489,6 +531,32 @@ func TestSlowWatcher(t *testing.T) {
 	}
 	if len(s.newest) > maxAliases {
 		t.Errorf("%d are remembered", len(s.newest))
+	}
+}
+
+// Long values cost no more memory than short ones.
+func TestLongValues(t *testing.T) {
+	s := newWorld(t).activated(Options{})
+	w := &watcher{wake: make(chan struct{}, 1)}
+	s.watchers[w] = true
+	long := make([]byte, 1<<20)
+	for i := range 10 {
+		s.push(fmt.Sprintf("$resource/a%d/%d", i, i), long)
+	}
+	s.push("$resource/a9/10", []byte("x")) // in its place
+	s.push("$resource/a8/7", []byte("y"))  // is older
+	waiting, held := 0, 0
+	for _, p := range w.queue {
+		waiting += len(p.Value)
+	}
+	for _, p := range s.newest {
+		held += len(p.Value)
+	}
+	if !w.full || waiting != w.size || waiting > maxHeld {
+		t.Errorf("%d bytes wait (full: %v), counted as %d", waiting, w.full, w.size)
+	}
+	if held != s.held || held > maxHeld || s.newest["a9"].Value != "x" || len(s.newest["a8"].Value) != len(long) {
+		t.Errorf("%d bytes are remembered, counted as %d", held, s.held)
 	}
 }
 
