@@ -728,7 +728,7 @@ func testHostile(t *testing.T, b *browser, _ *cloud.Device) {
 		{Alias: "device_info", Value: `{"df": "broken` + markup},
 		{Alias: "usage_report", Value: deep},
 		{Alias: "fetch_status", Value: long},
-		{Alias: "mode", Value: "\x00\xff\u202e" + markup},
+		{Alias: "mode", Value: "\x00\ufffd\u202e" + markup},
 	} {
 		write(t, d, v.Alias, v.Value)
 	}
