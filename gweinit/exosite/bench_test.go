@@ -45,7 +45,7 @@ func checkIn(tb testing.TB, version uint16) func() int64 {
 	m := &Meter{}
 	c, _ := newClient(tb, Options{CIK: testCIK, Server: serverName, Trust: &Trust{Roots: ca.pool}, Meter: m, Consumer: "gwe"}, s.addr)
 	return func() int64 {
-		m.Reset()
+		m.reset()
 		if _, err := c.WriteRead(tb.Context(), []Value{{"engine_report", report}}, "engine_fetch", "update_interval"); err != nil {
 			tb.Fatal(err)
 		}

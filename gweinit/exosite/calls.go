@@ -71,9 +71,13 @@ func (c *Client) Activate(ctx context.Context, serial string) (cik string, err e
 
 // IsCIK tells whether a text has the form of a credential: 40 letters and digits.
 func IsCIK(s string) bool {
-	return len(s) == 40 && !strings.ContainsFunc(s, func(r rune) bool {
-		return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
-	})
+	return len(s) == cikSize && !strings.ContainsFunc(s, func(r rune) bool { return !isAlphanumeric(r) })
+}
+
+const cikSize = 40
+
+func isAlphanumeric(r rune) bool {
+	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 }
 
 // Write gives resources new values. The server stamps them with its time.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -443,5 +444,32 @@ func TestHTTP1(t *testing.T) {
 	c, _ = newClient(t, Options{CIK: testCIK, Server: serverName, Trust: &Trust{Roots: ca.pool}, Tries: 1}, old.addr)
 	if err := c.Write(t.Context(), Value{"a", "1"}); err == nil || !strings.Contains(err.Error(), "protocol version") {
 		t.Error(err)
+	}
+}
+
+// A server that repeats credentials, or gives one where it must not, does not
+// bring them into errors.
+func TestMaskCIKs(t *testing.T) {
+	fill := func(n int) string { return strings.Repeat("-", n) }
+	for body, want := range map[string]string{
+		"":                             "",
+		"no CIK here":                  "no CIK here",
+		testCIK:                        testCIK[:8] + "*",
+		"a " + testCIK + "&" + testCIK: "a " + testCIK[:8] + "*&" + testCIK[:8] + "*",
+		testCIK + "ä":                  testCIK[:8] + "*ä",
+		testCIK[:39]:                   testCIK[:39],
+		fill(1020) + testCIK:           fill(1020) + testCIK[:4],
+		fill(1030) + testCIK:           fill(1024),
+	} {
+		s := serveRaw(t, "HTTP/1.1 201 Created\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"+body)
+		c, err := New(Options{Server: "http://" + s.addr, Tries: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Activate(t.Context(), "a")
+		var status *StatusError
+		if !errors.As(err, &status) || status.Body != want {
+			t.Errorf("%q: %v", body, err)
+		}
 	}
 }

@@ -83,13 +83,6 @@ func (m *Meter) Report() Report {
 	return report
 }
 
-// Reset forgets what was used.
-func (m *Meter) Reset() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.links = nil
-}
-
 // add counts bytes and requests of x.
 func (m *Meter) add(link string, x *exchange, rx, tx, num int64) {
 	m.mu.Lock()

@@ -55,7 +55,7 @@ func TestMeter(t *testing.T) {
 	if got := link.Consumers["gwe"]; len(r) != 6 || !reflect.DeepEqual(got, want) || link.TopConsumer != "gwe" {
 		t.Errorf("%+v\nwant %+v\n%d requests", link, want, len(r))
 	}
-	m.Reset()
+	m.reset()
 	if len(m.Report()) != 0 {
 		t.Error("not reset")
 	}
@@ -77,7 +77,7 @@ func TestMeterTLS(t *testing.T) {
 		t.Errorf("%+v, the wire has %d and %d", u, tx, rx)
 	}
 	// A handshake that fails is no request, but counts.
-	m.Reset()
+	m.reset()
 	c, _ = newClient(t, Options{CIK: testCIK, Server: serverName, Meter: m, Consumer: "app", Tries: 1, Trust: &Trust{Roots: newCA(t).pool}}, s.addr)
 	if err := c.Write(t.Context(), Value{"a", "1"}); err == nil {
 		t.Fatal("other CA")
@@ -218,4 +218,11 @@ func TestMeterConn(t *testing.T) {
 	if _, err := io.WriteString(uncounted, "GET / HTTP/1.1\r\n\r\n"); err != nil {
 		t.Error(err)
 	}
+}
+
+// reset begins anew.
+func (m *Meter) reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.links = nil
 }

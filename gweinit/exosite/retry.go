@@ -105,7 +105,7 @@ func (c *Client) retry(ctx context.Context, k *call, try func(n int) (again bool
 			return c.failed(k, err, fmt.Sprintf(" (tried %d times)", n))
 		}
 		last = err
-		delay := c.random(min(firstDelay<<min(n-1, 10), longest))
+		delay := c.random(longestDelay(n))
 		if status := (*StatusError)(nil); errors.As(err, &status) {
 			delay += status.RetryAfter
 		}
@@ -156,6 +156,14 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 func random(below time.Duration) time.Duration { return rand.N(below) }
+
+// longestDelay is the upper limit of the pause after try n, from 1.
+func longestDelay(n int) time.Duration { return min(firstDelay<<min(n-1, 10), longest) }
+
+// Backoff returns how long to pause after try n, from 1, has failed: a random time
+// whose upper limit doubles, from 0.5 s to 60 s. So devices that fail at the same
+// moment do not come back at the same moment.
+func Backoff(n int) time.Duration { return random(longestDelay(n)) }
 
 // passes tells whether an answer may be another one soon.
 func passes(status int) bool {
@@ -363,13 +371,28 @@ func (c *Client) statusError(k *call, resp *http.Response, u *url.URL) error {
 	if e.Code == http.StatusUnauthorized && !k.anonymous && (u == nil || c.owns(u)) {
 		e.is = ErrBadCIK
 	}
-	buf := make([]byte, errorBody)
-	n, _ := io.ReadFull(resp.Body, buf) // as much as comes
-	e.Body = strings.ToValidUTF8(string(buf[:n]), "?")
-	if cik := c.CIK(); cik != "" { // servers repeat what they don't like
-		e.Body = strings.ReplaceAll(e.Body, cik, masked(cik))
-	}
+	buf := make([]byte, errorBody+cikSize) // no more than a part of a CIK is behind the cut
+	n, _ := io.ReadFull(resp.Body, buf)    // as much as comes
+	text := maskCIKs(strings.ToValidUTF8(string(buf[:n]), "?"))
+	e.Body = strings.ToValidUTF8(text[:min(len(text), errorBody)], "")
 	return e
+}
+
+// maskCIKs masks all that has the form of a credential: servers repeat what they
+// don't like, and may give one in an answer that is not the right one.
+func maskCIKs(text string) string {
+	for at := 0; at < len(text); {
+		n := strings.IndexFunc(text[at:], func(r rune) bool { return !isAlphanumeric(r) })
+		if n < 0 {
+			n = len(text) - at
+		}
+		if word := text[at : at+n]; n >= cikSize {
+			text = text[:at] + masked(word) + text[at+n:]
+			n = len(masked(word))
+		}
+		at += n + 1
+	}
+	return text
 }
 
 // underlying is the connection that counts the bytes of c, nil if there is none.

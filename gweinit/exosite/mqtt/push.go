@@ -99,10 +99,21 @@ func parsePush(topic string, payload []byte) (exosite.Point, bool) {
 // takes. Changes from before are not among them, unless the session has a name and
 // the server kept them for it.
 func (s *Session) Watch(ctx context.Context, f func(exosite.Point)) error {
-	w := &watcher{wake: make(chan struct{}, 1)}
 	s.mu.Lock()
-	s.watchers[w] = true
+	w := s.watcher()
 	s.mu.Unlock()
+	return s.watch(ctx, w, f)
+}
+
+// watcher makes one, which misses nothing from now on. Session.mu is held.
+func (s *Session) watcher() *watcher {
+	w := &watcher{wake: make(chan struct{}, 1)}
+	s.watchers[w] = true
+	return w
+}
+
+// watch is Watch from when w was made.
+func (s *Session) watch(ctx context.Context, w *watcher, f func(exosite.Point)) error {
 	defer func() {
 		s.mu.Lock()
 		delete(s.watchers, w)
@@ -158,18 +169,19 @@ func (s *Session) stay(ctx context.Context, w *watcher, take func() error) error
 // exosite.ErrNotModified says that there was no change within timeout.
 func (s *Session) Wait(ctx context.Context, alias string, since time.Time, timeout time.Duration) (string, time.Time, error) {
 	s.mu.Lock()
-	known, ok := s.newest[alias]
-	s.mu.Unlock()
-	if ok && !since.IsZero() && known.Time.After(since) {
+	if known, ok := s.newest[alias]; ok && !since.IsZero() && known.Time.After(since) {
+		s.mu.Unlock()
 		return known.Value, known.Time, nil
 	}
+	w := s.watcher()
+	s.mu.Unlock()
 	within, cancel := context.WithTimeoutCause(ctx, timeout, exosite.ErrNotModified)
 	defer cancel()
 	var found exosite.Point
 	got := errors.New("got it")
 	inner, end := context.WithCancelCause(within)
 	defer end(nil)
-	err := s.Watch(inner, func(p exosite.Point) {
+	err := s.watch(inner, w, func(p exosite.Point) {
 		if found.Alias == "" && p.Alias == alias && p.Time.After(since) {
 			found = p
 			end(got)

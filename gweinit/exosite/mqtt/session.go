@@ -100,11 +100,6 @@ func (s *Session) Close() {
 
 var errClosed = errors.New("the session has been closed")
 
-const (
-	firstDelay = 500 * time.Millisecond // at most, before the second try
-	longest    = 60 * time.Second
-)
-
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -137,7 +132,7 @@ func (s *Session) again(ctx context.Context, name string, limit int, try func() 
 		case n == limit:
 			return fmt.Errorf("%s by MQTT on %s: %w (tried %d times)", name, s.client.Host(), err, n)
 		}
-		delay := rand.N(min(firstDelay<<min(n-1, 10), longest))
+		delay := exosite.Backoff(n)
 		if deadline, ok := ctx.Deadline(); ok && time.Now().Add(delay).After(deadline) {
 			return fmt.Errorf("%s by MQTT on %s: %w (tried %d times, then no more: %w)", name, s.client.Host(), err, n, context.DeadlineExceeded)
 		}

@@ -85,7 +85,7 @@ func (w *world) session(c *exosite.Client, o Options) *Session {
 	}
 	s := New(c, o)
 	s.sleep = func(ctx context.Context, d time.Duration) error {
-		if d < 0 || d > longest {
+		if d < 0 || d > time.Minute {
 			w.t.Errorf("it waits for %v", d)
 		}
 		return sleep(ctx, min(d, 10*time.Millisecond))
