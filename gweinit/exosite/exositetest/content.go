@@ -9,9 +9,6 @@ import (
 	"github.com/exosite/gwe/gweinit/exosite/exositetest/cloud"
 )
 
-// maxContent is the longest content, in bytes.
-const maxContent = 4 << 30
-
 func listOf(contents []cloud.Content) string {
 	rows := make([][]string, len(contents))
 	for i, c := range contents {
@@ -98,10 +95,10 @@ func (s *Server) ownContent(w http.ResponseWriter, r *http.Request, x *exchange)
 }
 
 func (s *Server) upload(w http.ResponseWriter, r *http.Request, x *exchange) error {
-	if r.ContentLength > maxContent {
-		return &http.MaxBytesError{Limit: maxContent}
+	if r.ContentLength > cloud.MaxContent {
+		return &http.MaxBytesError{Limit: cloud.MaxContent}
 	}
-	body := &source{Reader: http.MaxBytesReader(w, r.Body, maxContent)}
+	body := &source{Reader: http.MaxBytesReader(w, r.Body, cloud.MaxContent)}
 	err := s.cloud.Upload(modelOf(r), r.PathValue("id"), r.Header.Get("Content-Type"), body)
 	var tooLong *http.MaxBytesError
 	if body.err != nil && !errors.As(body.err, &tooLong) {

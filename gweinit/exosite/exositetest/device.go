@@ -99,7 +99,7 @@ func checkLength(alias, value string) error {
 	return nil
 }
 
-// gone is for a device that has been removed while it asked.
+// gone is for a device whose credential has ended while it asked.
 func gone(err error) error {
 	if errors.Is(err, cloud.ErrUnknown) {
 		return &problem{http.StatusUnauthorized, err}
@@ -169,6 +169,9 @@ func (s *Server) poll(w http.ResponseWriter, r *http.Request, x *exchange, alias
 		default:
 			panic(http.ErrAbortHandler) // the client has gone
 		}
+	}
+	if errors.Is(err, cloud.ErrUnknown) {
+		return gone(err)
 	}
 	if err != nil {
 		answer(w, http.StatusNotModified, "", "")

@@ -219,7 +219,7 @@ func TestLimits(t *testing.T) {
 	}
 	// An announced one is refused before it is sent.
 	for _, path := range []string{"/onep:v1/stack/alias", "/provision/manage/content/" + s.Product() + "/f"} {
-		raw, err := roundTrip(s.HTTPAddr(), fmt.Sprintf("POST %s HTTP/1.1\r\nHost: a\r\nX-Exosite-CIK: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", path, s.cloud.Owner(), int64(maxContent+1)))
+		raw, err := roundTrip(s.HTTPAddr(), fmt.Sprintf("POST %s HTTP/1.1\r\nHost: a\r\nX-Exosite-CIK: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", path, s.cloud.Owner(), int64(cloud.MaxContent+1)))
 		if err != nil || !strings.HasPrefix(raw, "HTTP/1.1 413 ") {
 			t.Errorf("%s: %.100s, %v", path, raw, err)
 		}

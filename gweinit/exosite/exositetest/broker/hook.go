@@ -330,8 +330,6 @@ func (h *hook) published(l *link, pk packets.Packet) error {
 		return h.provision(l, identity, pk.TopicName)
 	case s.device == nil:
 		return errors.New("a session without a credential can publish to " + provisionTopic + "<identity> only, not to " + strconv.Quote(pk.TopicName))
-	case !h.valid(s): // the news of it may come later
-		return errEnded
 	case pk.TopicName == batchTopic:
 		return h.record(l, pk.Payload)
 	case write && alias != "" && !strings.Contains(alias, "/"):

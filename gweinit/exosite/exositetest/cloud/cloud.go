@@ -87,6 +87,10 @@ type client struct {
 	activated time.Time
 	seen      time.Time
 	series    []series // one for each of the resources
+	none      series   // for those who wait for others
+	// others are series of resources that this Cloud does not have, but an earlier
+	// one with the same folder had.
+	others map[string]*series
 }
 
 // Open takes up the state in o.Dir, or begins with none. The error says what is

@@ -397,6 +397,41 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// The end of a credential is that of all that is done with it.
+func TestEndedCredential(t *testing.T) {
+	for name, end := range map[string]func(c *Cloud) error{
+		"disabled": func(c *Cloud) error { return c.Disable(testProduct, sn, "") },
+		"enabled":  func(c *Cloud) error { return c.Enable(testProduct, sn, "") },
+		"removed":  func(c *Cloud) error { return c.RemoveSerials(testProduct, sn) },
+		"deleted":  func(c *Cloud) error { return c.DeleteProduct(testProduct) },
+		"replaced": func(c *Cloud) error {
+			return errors.Join(c.AddSerials(testProduct, Serial{SN: "new"}), c.Replace(testProduct, "new", sn, ""))
+		},
+	} {
+		c := open(t, Options{})
+		d, _ := device(t, c, sn)
+		waited := make(chan error, 2)
+		for _, alias := range []string{"engine_fetch", "no_such"} {
+			go func() {
+				_, err := d.Wait(t.Context(), alias, time.Time{})
+				waited <- err
+			}()
+		}
+		waitFor(t, func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return d.client.series[c.byAlias["engine_fetch"]].changed != nil && d.client.none.changed != nil
+		})
+		must(t, end(c))
+		wants(t, name+": wait", <-waited, ErrUnknown)
+		wants(t, name+": wait", <-waited, ErrUnknown)
+		_, err := d.Write(Value{"device_info", "x"})
+		wants(t, name+": write", err, ErrUnknown)
+		_, err = d.Record(Point{"device_info", c.Now(), "x"})
+		wants(t, name+": record", err, ErrUnknown)
+	}
+}
+
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
 	for start := time.Now(); !ok(); time.Sleep(time.Millisecond) {
@@ -594,6 +629,29 @@ func TestGarbledState(t *testing.T) {
 	}
 }
 
+// TestOtherSpec: what a spec does not have is there again with one that has it.
+func TestOtherSpec(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, Options{Dir: dir})
+	d, cik := device(t, c, sn)
+	_, err := d.Write(Value{"device_info", "kept"})
+	must(t, err)
+	must(t, c.Close())
+	c = open(t, Options{Dir: dir, Resources: []spec.Resource{{Alias: "temperature", Format: "number"}}})
+	d, _ = c.ByCIK(cik)
+	if _, ok := d.Read("device_info"); ok {
+		t.Error("a resource that is not in the spec has a value")
+	}
+	_, err = d.Write(Value{"temperature", "20"})
+	must(t, err)
+	must(t, c.Close())
+	c = open(t, Options{Dir: dir})
+	d, _ = c.ByCIK(cik)
+	if p, _ := d.Read("device_info"); p.Value != "kept" {
+		t.Errorf("after another spec: %v", p)
+	}
+}
+
 // TestRewrite: a journal that has become long gets short while devices write.
 func TestRewrite(t *testing.T) {
 	dir := t.TempDir()
@@ -652,6 +710,10 @@ func TestFollow(t *testing.T) {
 	stop()
 	stop()
 	must(t, c.CreateProduct("other"))
+	later := make(chan Event, 1)
+	defer c.Follow(func(e Event) { later <- e })()
+	must(t, c.CreateProduct("another"))
+	<-later // it has been told by now
 	if len(got) != 0 {
 		t.Errorf("after stop: %v", <-got)
 	}

@@ -24,6 +24,9 @@ type Content struct {
 	File      int64
 }
 
+// MaxContent is the longest content, in bytes.
+const MaxContent = 4 << 30
+
 // contentDir has the bytes, in files with numbers for names: IDs can be
 // anything.
 const contentDir = "content"
@@ -138,7 +141,10 @@ func (c *Cloud) Upload(product, id, contentType string, r io.Reader) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // if it has not got another name
-	size, err := io.Copy(f, r)
+	size, err := io.Copy(f, io.LimitReader(r, MaxContent+1))
+	if err == nil && size > MaxContent {
+		err = fmt.Errorf("more than %d bytes: %w", int64(MaxContent), ErrInvalid)
+	}
 	if err == nil {
 		err = f.Sync()
 	}

@@ -187,7 +187,17 @@ func (s *serial) note(o op, text string) {
 type Device struct {
 	c           *Cloud
 	client      *client
+	cik, cert   string // at that time
 	product, sn string
+}
+
+// check tells whether the credential is still valid: the device may have been
+// removed, disabled, replaced or enabled again. The Cloud's mu is held.
+func (d *Device) check() error {
+	if d.c.byRID[d.client.rid] != d.client || d.client.cik != d.cik || d.client.cert != d.cert {
+		return fmt.Errorf("the credential of serial number %s of product %s is no longer valid: %w", d.sn, d.product, ErrUnknown)
+	}
+	return nil
 }
 
 // Product is the one that it belongs to.
@@ -230,5 +240,5 @@ func (c *Cloud) authenticated(by map[string]*client, key string) (*Device, bool)
 		return nil, false
 	}
 	cl.seen = c.now()
-	return &Device{c: c, client: cl, product: cl.serial.product, sn: cl.serial.sn}, true
+	return &Device{c: c, client: cl, cik: cl.cik, cert: cl.cert, product: cl.serial.product, sn: cl.serial.sn}, true
 }

@@ -27,8 +27,8 @@ const (
 )
 
 // Follow calls f for each change from now on, one after the other, in their
-// order. f may take its time and call the Cloud. After stop has returned, no
-// further call begins.
+// order. f may take its time and call the Cloud. stop does not wait for a call
+// that has begun; no other follows it.
 func (c *Cloud) Follow(f func(Event)) (stop func()) {
 	feed := &feed{wake: make(chan struct{}, 1), done: make(chan struct{})}
 	c.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -88,8 +89,8 @@ func (c *Cloud) apply(o op) error {
 			return fmt.Errorf("client %.40q: %w", o.RID, ErrUnknown)
 		}
 		for _, p := range o.Points {
-			if i, ok := c.byAlias[p.Alias]; ok && isTime(p.Time) && !cl.series[i].has(p.Time) {
-				cl.series[i].insert(point{p.Time, p.Value})
+			if s := c.seriesOf(cl, p.Alias); isTime(p.Time) && !s.has(p.Time) {
+				s.insert(point{p.Time, p.Value})
 			}
 		}
 		return nil
@@ -187,6 +188,20 @@ func (c *Cloud) apply(o op) error {
 	return nil
 }
 
+// seriesOf finds or makes the one that points of an alias in the journal are of.
+func (c *Cloud) seriesOf(cl *client, alias string) *series {
+	if i, ok := c.byAlias[alias]; ok {
+		return &cl.series[i]
+	}
+	if cl.others == nil {
+		cl.others = map[string]*series{}
+	}
+	if cl.others[alias] == nil {
+		cl.others[alias] = &series{}
+	}
+	return cl.others[alias]
+}
+
 func (c *Cloud) newClient(s *serial, rid string) {
 	s.client = &client{rid: rid, serial: s, series: make([]series, len(c.resources))}
 	c.byRID[rid] = s.client
@@ -201,6 +216,10 @@ func (c *Cloud) setCredential(cl *client, cik, cert string) {
 		delete(c.byCert, cl.cert)
 	}
 	cl.cik, cl.cert = cik, cert
+	cl.none.wake() // who waits with the one before
+	for i := range cl.series {
+		cl.series[i].wake()
+	}
 	if cik != "" {
 		c.byCIK[cik] = cl
 	}
@@ -211,8 +230,8 @@ func (c *Cloud) setCredential(cl *client, cik, cert string) {
 
 func (c *Cloud) forget(cl *client) {
 	if cl != nil {
-		c.setCredential(cl, "", "")
 		delete(c.byRID, cl.rid)
+		c.setCredential(cl, "", "")
 	}
 }
 
@@ -253,16 +272,30 @@ func (c *Cloud) dump(write func(op) error) error {
 		}
 	}
 	for rid, cl := range c.byRID {
-		for i, s := range cl.series {
-			for chunk := range slices.Chunk(s.points, 100) {
-				o := op{Op: opPoints, RID: rid}
-				for _, p := range chunk {
-					o.Points = append(o.Points, storedPoint{c.resources[i].Alias, p.time, p.value})
-				}
-				if err := write(o); err != nil {
-					return err
-				}
+		all := maps.Clone(cl.others)
+		if all == nil {
+			all = map[string]*series{}
+		}
+		for i := range cl.series {
+			all[c.resources[i].Alias] = &cl.series[i]
+		}
+		for alias, s := range all {
+			if err := s.dump(rid, alias, write); err != nil {
+				return err
 			}
+		}
+	}
+	return nil
+}
+
+func (s *series) dump(rid, alias string, write func(op) error) error {
+	for chunk := range slices.Chunk(s.points, 100) {
+		o := op{Op: opPoints, RID: rid}
+		for _, p := range chunk {
+			o.Points = append(o.Points, storedPoint{alias, p.time, p.value})
+		}
+		if err := write(o); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -70,6 +70,11 @@ func (s *series) insert(p point) {
 		s.points[0] = point{}
 		s.points = s.points[1:]
 	}
+	s.wake()
+}
+
+// wake lets those who wait look again.
+func (s *series) wake() {
 	if s.changed != nil {
 		close(s.changed)
 		s.changed = nil
@@ -102,22 +107,23 @@ func (c *Cloud) accepted(values []Value) ([]Value, error) {
 // Write stores values with one time, and returns it. Those of unknown
 // resources are left out. With one that is ErrInvalid nothing is stored.
 func (d *Device) Write(values ...Value) (time.Time, error) {
-	return d.c.write(d.client, values, false)
-}
-
-func (c *Cloud) write(cl *client, values []Value, set bool) (t time.Time, err error) {
-	values, err = c.accepted(values)
+	values, err := d.c.accepted(values)
 	if err != nil {
 		return time.Time{}, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	if err := d.check(); err != nil {
+		return time.Time{}, err
+	}
+	return d.c.write(d.client, values, false)
+}
+
+// write stores values that are accepted. The Cloud's mu is held.
+func (c *Cloud) write(cl *client, values []Value, set bool) (time.Time, error) {
 	now := micros(c.now())
 	if len(values) == 0 {
 		return fromMicros(now), nil
-	}
-	if c.byRID[cl.rid] != cl {
-		return time.Time{}, fmt.Errorf("the device: %w, it has been removed", ErrUnknown)
 	}
 	for _, v := range values { // the older of two writes in one microsecond stays
 		for cl.series[c.byAlias[v.Alias]].has(now) {
@@ -163,8 +169,8 @@ func (d *Device) Record(points ...Point) (clashes []Point, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.byRID[d.client.rid] != d.client {
-		return nil, fmt.Errorf("the device: %w, it has been removed", ErrUnknown)
+	if err := d.check(); err != nil {
+		return nil, err
 	}
 	o := op{Op: opPoints, RID: d.client.rid}
 	times := map[int][]int64{} // of this request, sorted
@@ -191,14 +197,11 @@ func (d *Device) Record(points ...Point) (clashes []Point, err error) {
 
 // Wait waits until a resource has a point in a second later than since's, and
 // returns the last one of the first such second: HTTP's dates have seconds
-// only. With a zero since it is the next point. The error is that of ctx.
+// only. With a zero since it is the next point. The error is that of ctx, or
+// ErrUnknown if the device's credential ends.
 func (d *Device) Wait(ctx context.Context, alias string, since time.Time) (Point, error) {
 	c := d.c
 	i, known := c.byAlias[alias]
-	if !known {
-		<-ctx.Done()
-		return Point{}, ctx.Err()
-	}
 	after := micros(since)
 	next := since.IsZero()
 	if next {
@@ -206,7 +209,14 @@ func (d *Device) Wait(ctx context.Context, alias string, since time.Time) (Point
 	}
 	for {
 		c.mu.Lock()
-		s := &d.client.series[i]
+		if err := d.check(); err != nil {
+			c.mu.Unlock()
+			return Point{}, err
+		}
+		s := &d.client.none // of a resource that is not there
+		if known {
+			s = &d.client.series[i]
+		}
 		if n := s.firstAfter(after, next); n < len(s.points) {
 			for !next && n+1 < len(s.points) && second(s.points[n+1].time) == second(s.points[n].time) {
 				n++
@@ -237,13 +247,13 @@ func (s *series) firstAfter(t int64, exact bool) int {
 
 // Set is a write of the product's side. ErrForbidden: not a settable resource.
 func (c *Cloud) Set(product, sn, alias, value string) error {
-	c.mu.Lock()
-	s, err := c.serial(product, sn)
-	var cl *client
-	if err == nil {
-		cl = s.client
+	values, err := c.accepted([]Value{{alias, value}})
+	if err != nil {
+		return err
 	}
-	c.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, err := c.serial(product, sn)
 	i, ok := c.byAlias[alias]
 	switch {
 	case err != nil:
@@ -252,10 +262,10 @@ func (c *Cloud) Set(product, sn, alias, value string) error {
 		return fmt.Errorf("resource %.64q: %w", alias, ErrUnknown)
 	case !c.resources[i].Settable:
 		return fmt.Errorf("resource %s: %w", alias, ErrForbidden)
-	case cl == nil:
+	case s.client == nil:
 		return fmt.Errorf("serial number %s: %w, it has to be enabled first", sn, ErrUnknown)
 	}
-	_, err = c.write(cl, []Value{{alias, value}}, true)
+	_, err = c.write(s.client, values, true)
 	return err
 }
 
