@@ -82,10 +82,13 @@ func httpRead(ctx context.Context, s *session, aliases []string) error {
 	return s.result(strings.Join(lines, "\n"), map[string]any{"status": 200, "values": values})
 }
 
+// maxTime is the end of the year 9999.
+const maxTime = 253402300799
+
 // parseTime reads seconds since 1970.
 func parseTime(text string) (time.Time, error) {
 	f, err := strconv.ParseFloat(text, 64)
-	if err != nil || f < 0 || f > math.MaxInt64/1e6 {
+	if err != nil || !(f >= 0 && f <= maxTime) { // NaN is neither
 		return time.Time{}, usageError{fmt.Errorf("time %q: want seconds since 1970, such as 1527272454 or 1527272454.25", text)}
 	}
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {

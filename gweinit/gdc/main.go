@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -41,8 +40,8 @@ const head = `usage: gdc write CIK ALIAS VALUE
 `
 
 const examples = `
-A VALUE of - is one value for each line of standard input. The first two forms
-take host and CA from GWE's Engine.config if there is one. -f names a file with
+A VALUE of - of write and publish is one value for each line of standard input.
+The first two forms take host and CA from GWE's own files if there are some. -f names a file with
 
   [device]
   murano_host = https://a1b2c3d4e5f60000.m2.exosite.io/
@@ -131,6 +130,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		help(out)
 		return done
 	}
+	if err == nil && !(o.timeout > 0 && o.timeout <= 1e6) { // NaN is neither
+		err = fmt.Errorf("timeout %v: want seconds, up to 1000000", o.timeout)
+	}
 	p := printer{json: o.json, out: out, errs: errs}
 	if err != nil {
 		return p.fail(usageError{err})
@@ -216,9 +218,6 @@ func help(out io.Writer) {
 	o := options{timeout: 60}
 	fmt.Fprint(out, "\n"+o.flags(io.Discard).FlagUsages()+examples+statusText)
 }
-
-// seconds is a duration that people give.
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // status is the exit status for an error.
 func status(err error) int {

@@ -106,6 +106,13 @@ func TestCommands(t *testing.T) {
 		{args: "H http activate", status: badUsage, errs: "no -u"},
 		{args: "H K -f none.ini http timestamp", status: failed, errs: "none.ini"},
 		{args: "-H ftp://x K http timestamp", status: badUsage, errs: "want https"},
+		{args: "H K http record nan a b", status: badUsage, errs: "seconds since 1970"},
+		{args: "H K -m 0 http timestamp", status: badUsage, errs: "timeout 0"},
+		{args: "H K -m nan http timestamp", status: badUsage, errs: "timeout NaN"},
+		{args: "H K -m inf http timestamp", status: badUsage, errs: "timeout +Inf"},
+		{args: "-H a_b:x K http timestamp", status: badUsage, errs: "a_b"},
+		{args: "H K http write device_info -json", out: `\[204\] No content\n`},
+		{args: "H K http read device_info", out: `device_info=-json\n`},
 		{args: "-H http://x/y K http timestamp", status: badUsage, errs: "nothing behind it"},
 		{args: "H -E none.pem http timestamp", status: failed, errs: "none.pem"},
 		{args: "--no-such", status: badUsage, errs: "unknown flag"},
@@ -224,6 +231,20 @@ func TestGateway(t *testing.T) {
 	} {
 		if status, out, errs := w.gdc("", strings.Fields(c.args)...); status != c.status || out != c.out {
 			t.Errorf("gdc %s: %d, %q, %q", c.args, status, out, errs)
+		}
+	}
+
+	// Without a host of its own it is its product's, in both forms.
+	write("data/gwe/Engine.config", "[engine]\ndebug_level = INFO\n")
+	for _, args := range [][]string{{"read", w.cik, "device_info"}, {"-f", "gwe", "http", "timestamp"}} {
+		o := options{timeout: 1}
+		c, _, err := o.parse(args, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := newSession(o, c, nil, printer{})
+		if err != nil || s.host != w.Product()+".m2.exosite.io" {
+			t.Errorf("gdc %q asks %+v, %v", args, s, err)
 		}
 	}
 }
@@ -401,6 +422,21 @@ func TestHelp(t *testing.T) {
 	for _, want := range []string{"Exit status", "gdc write $(gwe -C)", "--cacert"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the help has no %q", want)
+		}
+	}
+}
+
+func TestWithToken(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                 "\n[device]\nmurano_token = T\n",
+		"[other]\nx=1\n":                   "[other]\nx=1\n\n[device]\nmurano_token = T\n",
+		"[device]":                         "[device]\nmurano_token = T\n",
+		"# c\n[device]\n a = 1 ; x\nodd\n": "# c\n[device]\nmurano_token = T\n a = 1 ; x\nodd\n",
+		"[device]\nmurano_token: old\ncik = old\nb=2\n[z]\ncik = theirs\n": "[device]\nmurano_token = T\nb=2\n[z]\ncik = theirs\n",
+		"a = 1\r\n[device]\r\nb = 2\r\n":                                   "a = 1\r\n[device]\r\nmurano_token = T\nb = 2\r\n",
+	} {
+		if got := withToken(text, "T"); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package gdc
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/tls"
 	"crypto/x509"
@@ -47,7 +46,8 @@ type session struct {
 // configuration say; the first that says something counts.
 func newSession(o options, c command, in io.Reader, p printer) (*session, error) {
 	own, file := o.file == "gwe", o.file
-	root := os.Getenv("GWE_ROOT") // files of gateways are below it
+	root := os.Getenv("GWE_ROOT")                            // files of gateways are below it
+	anybody := file == "" && o.host == "" && o.product == "" // the gateway's own server is meant
 	if own {
 		file = filepath.Join(root, gatewayFile)
 	}
@@ -80,7 +80,7 @@ func newSession(o options, c command, in io.Reader, p printer) (*session, error)
 			}
 		}
 	}
-	if own || o.host == "" && o.product == "" && file == "" {
+	if own || anybody {
 		engine, err := readINI(filepath.Join(root, engineFile))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
@@ -90,6 +90,15 @@ func newSession(o options, c command, in io.Reader, p printer) (*session, error)
 			if ca := engine.Section("exosite").Key("ca").String(); o.ca == "" && ca != "" {
 				o.ca = filepath.Join(root, ca)
 			}
+		}
+	}
+	if anybody && o.host == "" {
+		gateway, err := readINI(filepath.Join(root, gatewayFile))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil {
+			o.product = strings.Trim(gateway.Section("device").Key("vendor").String(), "'")
 		}
 	}
 	if product := cmp.Or(o.product, vendor); o.host == "" && product != "" {
@@ -118,8 +127,10 @@ func newSession(o options, c command, in io.Reader, p printer) (*session, error)
 		}
 		eo.Certificate = &pair
 	}
-	s.client, err = exosite.New(eo)
-	return s, err
+	if s.client, err = exosite.New(eo); err != nil {
+		return nil, usageError{err}
+	}
+	return s, nil
 }
 
 // splitHost takes a host apart as people give it. An IPv6 address is in
@@ -203,23 +214,48 @@ func readINI(path string) (*ini.File, error) {
 
 // keepToken stores a token in the device file.
 func (s *session) keepToken(token string) error {
-	f, err := readINI(s.o.file)
-	if err != nil {
-		return err
-	}
-	d := f.Section("device")
-	d.DeleteKey("cik") // an earlier one, of GWE's kind of file
-	d.Key("murano_token").SetValue(token)
-	var text bytes.Buffer
-	if _, err := f.WriteTo(&text); err != nil {
-		return err
-	}
 	path, err := filepath.EvalSymlinks(s.o.file) // a link stays one
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(path, text.Bytes(), 0o600)
+	text, err := durable.ReadFile(path, maxFile)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, []byte(withToken(string(text), token)), 0o600)
 }
 
-// deadline is the time by which a command that is not one of waiting is over.
-func (s *session) limit(more time.Duration) time.Duration { return seconds(s.o.timeout) + more }
+// withToken puts a token into the text of a device file, in place of the one
+// before. All else stays as its owner has written it.
+func withToken(text, token string) string {
+	var out strings.Builder
+	inDevice, done := false, false
+	for line := range strings.Lines(text) {
+		trimmed := strings.TrimSpace(line)
+		key, _, _ := strings.Cut(strings.ReplaceAll(trimmed, ":", "="), "=")
+		key = strings.TrimSpace(key)
+		switch {
+		case strings.HasPrefix(trimmed, "["):
+			inDevice = trimmed == "[device]"
+		case inDevice && (key == "murano_token" || key == "cik"):
+			continue
+		}
+		out.WriteString(line)
+		if inDevice && !done {
+			if !strings.HasSuffix(line, "\n") {
+				out.WriteByte('\n')
+			}
+			out.WriteString("murano_token = " + token + "\n")
+			done = true
+		}
+	}
+	if !done {
+		out.WriteString("\n[device]\nmurano_token = " + token + "\n")
+	}
+	return out.String()
+}
+
+// limit is the time that a command may take, with what it waits for.
+func (s *session) limit(more time.Duration) time.Duration {
+	return time.Duration(s.o.timeout*float64(time.Second)) + more
+}

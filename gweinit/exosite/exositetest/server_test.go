@@ -280,6 +280,20 @@ func TestLongPoll(t *testing.T) {
 		t.Errorf("timeout: %s", got)
 	}
 
+	// The credential ends.
+	got = poll(t.Context(), 300000)
+	eventually(t, "the poll waits", waits)
+	if err := s.cloud.Enable(s.Product(), "a", ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-got; !strings.HasPrefix(got, "401 ") {
+		t.Errorf("the credential's end: %s", got)
+	}
+	var err error
+	if cik, err = s.cloud.Activate(s.Product(), "a", "", nil); err != nil {
+		t.Fatal(err)
+	}
+
 	// The client goes.
 	ctx, cancel := context.WithCancel(t.Context())
 	got = poll(ctx, 300000)
