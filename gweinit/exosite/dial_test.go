@@ -19,28 +19,7 @@ import (
 // silent is a server that takes connections and what is sent on them.
 func silent(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	t.Cleanup(func() {
-		l.Close()
-		all.Wait()
-	})
-	all.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer conn.Close()
-				io.Copy(io.Discard, conn)
-			})
-		}
-	})
-	return l.Addr().String()
+	return serveConns(t, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 }
 
 // TestSlowConnecting has each step of it take for ever: our own patience ends it,

@@ -3,17 +3,12 @@ package exosite_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math/big"
 	"slices"
 	"strings"
 	"sync"
@@ -453,17 +448,8 @@ func TestUnsetClockOnEmulator(t *testing.T) {
 func TestCertificateOnEmulator(t *testing.T) {
 	s := exositetest.New(t)
 	s.AddDevice(serial)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: serial}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	o := exosite.Options{Server: s.HTTPSAddr(), Trust: trusting(t, s), Certificate: cert}
+	cert := exositetest.NewCertificate(t)
+	o := exosite.Options{Server: s.HTTPSAddr(), Trust: trusting(t, s), Certificate: &cert}
 	c := newClient(t, o)
 	if err := c.Write(t.Context(), exosite.Value{Alias: "device_info", Value: "x"}); !errors.Is(err, exosite.ErrBadCIK) {
 		t.Errorf("before the activation: %v", err)

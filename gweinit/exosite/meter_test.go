@@ -7,7 +7,6 @@ import (
 	"net"
 	"reflect"
 	"strings"
-	"sync"
 	"testing"
 )
 
@@ -91,44 +90,26 @@ func TestMeterTLS(t *testing.T) {
 // bytes it carried there and back.
 func countingPipe(t testing.TB, addr string) (string, func() (there, back int64)) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	type pair struct{ there, back int64 }
 	ended := make(chan pair, 64)
-	var all sync.WaitGroup
-	t.Cleanup(func() {
-		l.Close()
-		all.Wait()
-	})
-	all.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer conn.Close()
-				target, err := net.Dial("tcp", addr)
-				if err != nil {
-					return
-				}
-				defer target.Close()
-				var p pair
-				back := make(chan struct{})
-				go func() {
-					p.back, _ = io.Copy(conn, target)
-					close(back)
-				}()
-				p.there, _ = io.Copy(target, conn)
-				target.Close()
-				<-back
-				ended <- p
-			})
+	pipe := serveConns(t, func(conn net.Conn) {
+		target, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
 		}
+		defer target.Close()
+		var p pair
+		back := make(chan struct{})
+		go func() {
+			p.back, _ = io.Copy(conn, target)
+			close(back)
+		}()
+		p.there, _ = io.Copy(target, conn)
+		target.Close()
+		<-back
+		ended <- p
 	})
-	return l.Addr().String(), func() (int64, int64) {
+	return pipe, func() (int64, int64) {
 		p := <-ended
 		return p.there, p.back
 	}

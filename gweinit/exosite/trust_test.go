@@ -169,48 +169,34 @@ func (s *tlsServer) paths() string {
 // serveProxy is an HTTP proxy for CONNECT to anything, which is addr in truth.
 func serveProxy(t testing.TB, addr string) (*url.URL, func() []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var mu sync.Mutex
 	var seen []string
-	var all sync.WaitGroup
-	t.Cleanup(func() {
-		l.Close()
-		all.Wait()
-	})
-	all.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer conn.Close()
-				r := bufio.NewReader(conn)
-				request, err := readRaw(r)
-				if err != nil {
-					return
-				}
-				mu.Lock()
-				seen = append(seen, request)
-				mu.Unlock()
-				target, err := net.Dial("tcp", addr)
-				if err != nil {
-					return
-				}
-				defer target.Close()
-				io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n")
-				all.Go(func() {
-					io.Copy(target, r)
-					target.Close()
-				})
-				io.Copy(conn, target)
-			})
+	proxy := serveConns(t, func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		request, err := readRaw(r)
+		if err != nil {
+			return
 		}
+		mu.Lock()
+		seen = append(seen, request)
+		mu.Unlock()
+		target, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
+		}
+		defer target.Close()
+		io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n")
+		there := make(chan struct{})
+		go func() {
+			io.Copy(target, r)
+			target.Close()
+			close(there)
+		}()
+		io.Copy(conn, target)
+		conn.Close()
+		<-there
 	})
-	u := &url.URL{Scheme: "http", Host: l.Addr().String(), User: url.UserPassword("u", "pw")}
+	u := &url.URL{Scheme: "http", Host: proxy, User: url.UserPassword("u", "pw")}
 	return u, func() []string {
 		mu.Lock()
 		defer mu.Unlock()

@@ -38,45 +38,54 @@ type rawServer struct {
 // hangUp at the end of an answer closes the connection behind it.
 const hangUp = "\x00hang up"
 
-// serveRaw serves one answer after the other, the last one again and again.
-func serveRaw(t testing.TB, answers ...string) *rawServer {
+// serveConns serves each connection with f, until the test ends. Then it ends
+// those that are left.
+func serveConns(t testing.TB, f func(conn net.Conn)) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &rawServer{addr: l.Addr().String()}
-	var conns sync.WaitGroup
+	var all sync.WaitGroup
 	t.Cleanup(func() {
 		l.Close()
-		conns.Wait()
+		all.Wait()
 	})
-	conns.Go(func() {
+	all.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			stop := context.AfterFunc(t.Context(), func() { conn.Close() })
-			conns.Go(func() {
-				defer stop()
+			all.Go(func() {
 				defer conn.Close()
-				r := bufio.NewReader(conn)
-				for {
-					request, err := readRaw(r)
-					if err != nil {
-						return
-					}
-					s.mu.Lock()
-					answer := answers[min(len(s.requests), len(answers)-1)]
-					s.requests = append(s.requests, request)
-					s.mu.Unlock()
-					text, end := strings.CutSuffix(answer, hangUp)
-					if io.WriteString(conn, text); end {
-						return
-					}
-				}
+				defer context.AfterFunc(t.Context(), func() { conn.Close() })()
+				f(conn)
 			})
+		}
+	})
+	return l.Addr().String()
+}
+
+// serveRaw serves one answer after the other, the last one again and again.
+func serveRaw(t testing.TB, answers ...string) *rawServer {
+	t.Helper()
+	s := &rawServer{}
+	s.addr = serveConns(t, func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		for {
+			request, err := readRaw(r)
+			if err != nil {
+				return
+			}
+			s.mu.Lock()
+			answer := answers[min(len(s.requests), len(answers)-1)]
+			s.requests = append(s.requests, request)
+			s.mu.Unlock()
+			text, end := strings.CutSuffix(answer, hangUp)
+			if io.WriteString(conn, text); end {
+				return
+			}
 		}
 	})
 	return s

@@ -1,6 +1,13 @@
 package exositetest
 
-import "github.com/exosite/gwe/gweinit/exosite/exositetest/cloud"
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"time"
+
+	"github.com/exosite/gwe/gweinit/exosite/exositetest/cloud"
+)
 
 // T is what New needs of *testing.T and *testing.B. Programs that start a Server
 // don't have package testing in them.
@@ -26,4 +33,20 @@ func New(t T) *Server {
 	}
 	t.Cleanup(func() { s.Close() })
 	return s
+}
+
+// NewCertificate makes a certificate as a device has for TLS client
+// authentication, signed by itself.
+func NewCertificate(t T) tls.Certificate {
+	t.Helper()
+	now := time.Now()
+	p, err := newPair(&x509.Certificate{
+		Subject:   pkix.Name{CommonName: "device"},
+		NotBefore: now.Add(-early), NotAfter: now.AddDate(0, 0, serverDays),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, nil)
+	if err != nil {
+		t.Fatalf("exositetest.NewCertificate: %v", err)
+	}
+	return p.tls()
 }

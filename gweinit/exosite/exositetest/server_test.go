@@ -321,15 +321,7 @@ func stacks() string {
 // A certificate of a device's own is bound by activation, and then a credential.
 func TestClientCertificate(t *testing.T) {
 	s := New(t)
-	now := time.Now()
-	cert := func() tls.Certificate {
-		p, err := newPair(serverTemplate(now), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p.tls()
-	}
-	first, second := cert(), cert()
+	first, second := NewCertificate(t), NewCertificate(t)
 	s.AddDevice("a")
 	over := func(line, cik, body string, cert ...tls.Certificate) string {
 		r := request(s, line, cik, body)

@@ -3,17 +3,12 @@ package mqtt
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"slices"
 	"strings"
@@ -24,6 +19,7 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 
 	"github.com/exosite/gwe/gweinit/exosite"
+	"github.com/exosite/gwe/gweinit/exosite/exositetest"
 )
 
 // A device's life: activation, values, records, and commands.
@@ -318,16 +314,8 @@ func TestUnsetClock(t *testing.T) {
 func TestCertificate(t *testing.T) {
 	w := newWorld(t)
 	w.AddDevice(serial)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: serial}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := exosite.Options{Certificate: &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, Tries: 1}
+	cert := exositetest.NewCertificate(t)
+	o := exosite.Options{Certificate: &cert, Tries: 1}
 	s := w.session(w.client(o), Options{})
 	if err := s.Write(t.Context(), exosite.Value{Alias: "device_info", Value: "x"}); err == nil {
 		t.Error("a certificate that is no device's is taken")

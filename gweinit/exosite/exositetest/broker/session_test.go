@@ -1,15 +1,10 @@
 package broker
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"os"
 	"runtime"
@@ -20,6 +15,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	mqtt "github.com/mochi-mqtt/server/v2"
 
+	"github.com/exosite/gwe/gweinit/exosite/exositetest"
 	"github.com/exosite/gwe/gweinit/exosite/exositetest/cloud"
 )
 
@@ -318,15 +314,7 @@ func TestNotTheEarlierDevice(t *testing.T) {
 func TestCertificate(t *testing.T) {
 	w := newWorld(t)
 	w.AddDevice(serial)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{}, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	cert := exositetest.NewCertificate(t)
 	p := w.dial("127.0.0.1", cert)
 	if code := p.connect(nil); code != 0 {
 		t.Fatalf("CONNACK %d", code)
@@ -334,7 +322,7 @@ func TestCertificate(t *testing.T) {
 	if m := p.publish("$provision/"+serial, "", 0); m == nil || len(m.(*packets.PublishPacket).Payload) != 40 {
 		t.Fatalf("provisioned with %v", m)
 	}
-	sum := sha256.Sum256(der)
+	sum := sha256.Sum256(cert.Certificate[0])
 	if d, ok := w.Cloud().ByCertificate(sum[:]); !ok || d.SN() != serial {
 		t.Fatal("the certificate is not the device's")
 	}
