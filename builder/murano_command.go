@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -40,7 +39,7 @@ func muranoCommand(ctx context.Context, flags *flag.FlagSet, args []string) (err
 	mqttsAddr := flags.String("mqtts", "127.0.0.1:8883", "`address` of the API by MQTT")
 	data := flags.String("data", "out/murano", "`folder` to keep everything in")
 	specFile := flags.String("spec", "", "spec `file` with the resources of the devices (default: those of a gateway)")
-	product := flags.String("product", "a1b2c3d4e5f60000", "`ID` of the product that is meant by hosts that are none's")
+	product := flags.String("product", exositetest.DefaultProduct, "`ID` of the product that is meant by hosts that are none's")
 	owner := flags.String("owner", "", "`CIK` of product management (default: the one before, or a new one)")
 	asJSON := flags.Bool("json", false, "print the addresses as JSON, then requests, one on each line")
 	if err := parse(flags, args); err != nil {
@@ -85,17 +84,12 @@ func muranoCommand(ctx context.Context, flags *flag.FlagSet, args []string) (err
 	defer func() { err = errors.Join(err, server.Close()) }()
 	mqtts := ""
 	if *mqttsAddr != "" {
-		l, err := tls.Listen("tcp", *mqttsAddr, server.TLSConfig())
-		if err != nil {
-			return fmt.Errorf("listen for MQTT: %w", err)
-		}
-		mqtts = l.Addr().String()
-		b, err := broker.New(broker.Options{Cloud: c, Product: *product, Log: log})
+		b, err := broker.Start(server, *mqttsAddr, log)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, b.Close()) }()
-		go b.Serve(l)
+		mqtts = b.Addr()
 	}
 	at := muranoAddresses{
 		Product: *product, HTTP: server.HTTPAddr(), HTTPS: server.HTTPSAddr(), MQTTS: mqtts,

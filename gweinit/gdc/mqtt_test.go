@@ -3,7 +3,6 @@ package gdc
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -19,21 +18,16 @@ import (
 // MQTT by the same options, of a device with a device file.
 func TestMQTT(t *testing.T) {
 	w := newWorld(t)
-	l, err := tls.Listen("tcp", "127.0.0.1:0", w.TLSConfig())
+	b, err := broker.Start(w.Server, "127.0.0.1:0", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := broker.New(broker.Options{Cloud: w.Cloud(), Product: w.Product()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go b.Serve(l)
 	t.Cleanup(func() { b.Close() })
 	w.AddDevice("4321")
 	if err := os.WriteFile("ca.pem", w.CA(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile("device.ini", []byte("[device]\nmurano_host = mqtt://"+l.Addr().String()+"/\nmurano_id = 4321\n"), 0o600); err != nil {
+	if err := os.WriteFile("device.ini", []byte("[device]\nmurano_host = mqtt://"+b.Addr()+"/\nmurano_id = 4321\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	base := []string{"-E", "ca.pem", "-f", "device.ini", "-m", "20"}

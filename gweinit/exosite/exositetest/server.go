@@ -39,7 +39,7 @@ type Options struct {
 	// Cloud is what is served. It stays open when the Server is closed.
 	Cloud *cloud.Cloud
 	// Product is the one of requests whose Host does not name one. It is made if
-	// it is not there. "": "a1b2c3d4e5f60000".
+	// it is not there. "": DefaultProduct.
 	Product string
 	// HTTP and HTTPS are the addresses to listen on, such as "127.0.0.1:0"; "":
 	// none.
@@ -53,8 +53,10 @@ type Options struct {
 	Page http.Handler
 }
 
+// DefaultProduct has the form of Murano's IDs.
+const DefaultProduct = "a1b2c3d4e5f60000"
+
 const (
-	defaultProduct = "a1b2c3d4e5f60000"
 	maxHeader      = 16 << 10
 	headerTime     = 30 * time.Second // for a handshake and a request's header: small machines take their time
 	idleTime       = 2 * time.Minute
@@ -96,7 +98,7 @@ func Start(o Options) (*Server, error) {
 	}
 	s := &Server{cloud: o.Cloud, product: o.Product, log: o.Log, page: o.Page}
 	if s.product == "" {
-		s.product = defaultProduct
+		s.product = DefaultProduct
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -152,13 +152,13 @@ func TestHosts(t *testing.T) {
 	for _, tt := range []struct{ host, product string }{
 		{"p2.m2.exosite.com", "P2"},
 		{"P2.M2.Exosite.IO.:443", "P2"},
-		{"m2.exosite.com", defaultProduct},
-		{"p2.example.com", defaultProduct},
-		{"p3.m2.exosite.io", defaultProduct},
-		{"[::1]:443", defaultProduct},
-		{"[::1]", defaultProduct},
-		{"localhost", defaultProduct},
-		{defaultProduct + ".m2.exosite.com:80", defaultProduct},
+		{"m2.exosite.com", DefaultProduct},
+		{"p2.example.com", DefaultProduct},
+		{"p3.m2.exosite.io", DefaultProduct},
+		{"[::1]:443", DefaultProduct},
+		{"[::1]", DefaultProduct},
+		{"localhost", DefaultProduct},
+		{DefaultProduct + ".m2.exosite.com:80", DefaultProduct},
 	} {
 		if err := s.cloud.Enable(tt.product, "a", ""); err != nil {
 			t.Fatal(err)

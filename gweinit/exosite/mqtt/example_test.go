@@ -2,7 +2,6 @@ package mqtt_test
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log"
@@ -25,16 +24,11 @@ func emulator() (s *exositetest.Server, port string, stop func()) {
 	if s, err = exositetest.Start(exositetest.Options{Cloud: c, HTTPS: "127.0.0.1:0"}); err != nil {
 		log.Fatal(err)
 	}
-	l, err := tls.Listen("tcp", "127.0.0.1:0", s.TLSConfig())
+	b, err := broker.Start(s, "127.0.0.1:0", nil)
 	if err != nil {
 		log.Fatal(err)
 	}
-	b, err := broker.New(broker.Options{Cloud: c, Product: s.Product()})
-	if err != nil {
-		log.Fatal(err)
-	}
-	go b.Serve(l)
-	_, port, _ = net.SplitHostPort(l.Addr().String())
+	_, port, _ = net.SplitHostPort(b.Addr())
 	return s, port, func() {
 		b.Close()
 		s.Close()

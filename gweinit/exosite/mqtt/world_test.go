@@ -2,7 +2,6 @@ package mqtt
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"io"
 	"net"
@@ -31,23 +30,14 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	s := exositetest.New(t)
-	l, err := tls.Listen("tcp", "127.0.0.1:0", s.TLSConfig())
+	b, err := broker.Start(s, "127.0.0.1:0", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := broker.New(broker.Options{Cloud: s.Cloud(), Product: s.Product()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- b.Serve(l) }()
-	w := &world{Server: s, t: t, cable: newCable(t, l.Addr().String())}
+	w := &world{Server: s, t: t, cable: newCable(t, b.Addr())}
 	_, w.port, _ = net.SplitHostPort(w.cable.Addr().String())
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := <-served; err != nil {
 			t.Error(err)
 		}
 	})

@@ -33,6 +33,7 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 
+	"github.com/exosite/gwe/gweinit/exosite/exositetest"
 	"github.com/exosite/gwe/gweinit/exosite/exositetest/cloud"
 )
 
@@ -61,6 +62,7 @@ type Broker struct {
 	server     *mqtt.Server
 	stopFollow func()
 	log        *slog.Logger
+	addr       string
 
 	mu        sync.Mutex
 	closed    bool
@@ -68,6 +70,31 @@ type Broker struct {
 	conns     map[net.Conn]bool
 	sessions  sync.WaitGroup
 }
+
+// Start makes a broker that belongs to s, with its product, cloud and
+// certificates, and listens on an address such as "127.0.0.1:0". A nil log is
+// none. It is closed before s.
+func Start(s *exositetest.Server, addr string, log *slog.Logger) (*Broker, error) {
+	b, err := New(Options{Cloud: s.Cloud(), Product: s.Product(), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	l, err := tls.Listen("tcp", addr, s.TLSConfig())
+	if err != nil {
+		b.Close()
+		return nil, fmt.Errorf("listen for MQTT: %w", err)
+	}
+	b.addr = l.Addr().String()
+	b.sessions.Go(func() {
+		if err := b.Serve(l); err != nil {
+			b.log.Error("the emulator no longer listens", "error", err)
+		}
+	})
+	return b, nil
+}
+
+// Addr is the address that Start listens on.
+func (b *Broker) Addr() string { return b.addr }
 
 // New makes a broker, which waits for Serve.
 func New(o Options) (*Broker, error) {

@@ -59,20 +59,13 @@ func (l *logs) String() string {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{Server: exositetest.New(t), t: t, log: &logs{}}
-	l, err := tls.Listen("tcp", "127.0.0.1:0", w.TLSConfig())
+	b, err := Start(w.Server, "127.0.0.1:0", slog.New(slog.NewTextHandler(w.log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.addr = l.Addr().String()
-	b, err := New(Options{Cloud: w.Cloud(), Product: w.Product(), Log: slog.New(slog.NewTextHandler(w.log, nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.broker = b
-	served := make(chan error, 1)
-	go func() { served <- b.Serve(l) }()
+	w.broker, w.addr = b, b.Addr()
 	t.Cleanup(func() {
-		if err := errors.Join(b.Close(), b.Close(), <-served); err != nil {
+		if err := errors.Join(b.Close(), b.Close()); err != nil {
 			t.Error(err)
 		}
 	})
