@@ -68,8 +68,8 @@ func muranoCommand(ctx context.Context, flags *flag.FlagSet, args []string) (err
 	if err := durable.WriteFile(filepath.Join(*data, "owner"), []byte(c.Owner()+"\n"), 0o600); err != nil {
 		return err
 	}
-	out := os.Stdout
-	lines := unwaited(out)
+	out := os.Stdout // which tests replace
+	lines := make(queue, 1000)
 	handler := slog.Handler(slog.NewTextHandler(lines, nil))
 	if *asJSON {
 		handler = slog.NewJSONHandler(lines, nil)
@@ -98,6 +98,7 @@ func muranoCommand(ctx context.Context, flags *flag.FlagSet, args []string) (err
 	if err := at.print(out, *asJSON); err != nil {
 		return err
 	}
+	go lines.print(out) // not before
 	<-ctx.Done()
 	return nil
 }
@@ -106,14 +107,10 @@ func muranoCommand(ctx context.Context, flags *flag.FlagSet, args []string) (err
 // a terminal that has been stopped. Too many are dropped.
 type queue chan []byte
 
-func unwaited(w io.Writer) queue {
-	q := make(queue, 1000)
-	go func() {
-		for line := range q {
-			w.Write(line)
-		}
-	}()
-	return q
+func (q queue) print(w io.Writer) {
+	for line := range q {
+		w.Write(line)
+	}
 }
 
 func (q queue) Write(line []byte) (int, error) {

@@ -57,11 +57,11 @@ type Options struct {
 const DefaultProduct = "a1b2c3d4e5f60000"
 
 const (
-	maxHeader      = 16 << 10
-	headerTime     = 30 * time.Second // for a handshake and a request's header: small machines take their time
-	idleTime       = 2 * time.Minute
-	stallTime      = time.Minute // without a byte, in a body
-	goodbye        = time.Second // for requests that have come before Close
+	maxHeader  = 16 << 10
+	headerTime = 30 * time.Second // for a handshake and a request's header: small machines take their time
+	idleTime   = 2 * time.Minute
+	stallTime  = time.Minute // without a byte, in a body
+	goodbye    = time.Second // for requests that have come before Close
 )
 
 // Server is the emulator. It is safe for concurrent use.
