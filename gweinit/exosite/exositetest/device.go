@@ -20,7 +20,7 @@ func (s *Server) asDevice(r *http.Request, x *exchange) error {
 	cik, cert := r.Header.Get("X-Exosite-CIK"), certificateOf(r)
 	switch {
 	case cik != "":
-		x.CIK = mask(cik)
+		x.CIK = cloud.Mask(cik)
 		if d, ok = s.cloud.ByCIK(cik); !ok {
 			hint := ""
 			if len(cik) != cikSize {

@@ -188,9 +188,9 @@ func (st *stage) exchange(request string) string {
 		st.t.Fatalf("%s\n: %v, got %q", request, err, answer)
 	}
 	st.secrets()
-	pairs = []string{st.s.cloud.Owner(), "<OWNER>", mask(st.s.cloud.Owner()), "<OWNER*>"}
+	pairs = []string{st.s.cloud.Owner(), "<OWNER>", cloud.Mask(st.s.cloud.Owner()), "<OWNER*>"}
 	for i, cik := range st.ciks {
-		pairs = append(pairs, cik, fmt.Sprintf("<CIK%d>", i+1), mask(cik), fmt.Sprintf("<CIK%d*>", i+1))
+		pairs = append(pairs, cik, fmt.Sprintf("<CIK%d>", i+1), cloud.Mask(cik), fmt.Sprintf("<CIK%d*>", i+1))
 	}
 	for i, rid := range st.rids {
 		pairs = append(pairs, rid, fmt.Sprintf("<RID%d>", i+1))

@@ -20,7 +20,7 @@ func (s *Server) asOwner(r *http.Request, x *exchange) error {
 	if key == "" {
 		return refuse(http.StatusUnauthorized, "no credential: want the owner's in a header X-Exosite-CIK or X-Exosite-Token")
 	}
-	x.CIK = mask(key)
+	x.CIK = cloud.Mask(key)
 	if subtle.ConstantTimeCompare([]byte(key), []byte(s.cloud.Owner())) == 0 {
 		return refuse(http.StatusForbidden, "%s: %s is not the owner's", header, x.CIK)
 	}

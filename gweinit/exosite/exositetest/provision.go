@@ -59,7 +59,7 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request, x *exchange) e
 	if err != nil {
 		return err
 	}
-	x.CIK = mask(cik)
+	x.CIK = cloud.Mask(cik)
 	answer(w, http.StatusOK, plainType, cik)
 	return nil
 }

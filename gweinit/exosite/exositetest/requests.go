@@ -99,9 +99,6 @@ func short(s string) string {
 	return strings.Clone(s) // not with the rest of the header
 }
 
-// mask is what may be seen of a credential.
-func mask(cik string) string { return strings.Clone(cik[:min(8, len(cik)/2)]) + "*" }
-
 // exchange is a request that is being served.
 type exchange struct {
 	Request

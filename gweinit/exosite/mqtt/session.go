@@ -161,10 +161,10 @@ func (s *Session) connected(ctx context.Context) (*link, error) {
 		return nil, errClosed
 	case l != nil && !l.isOver() && l.cik == cik:
 		return l, nil
-	case l != nil:
-		l.end() // of another credential
 	case cik == "" && s.client.Options().Certificate == nil:
 		return nil, permanent{fmt.Errorf("there is no CIK: %w", exosite.ErrBadCIK)}
+	case l != nil:
+		l.end() // over, or of another credential
 	}
 	l, err := s.dial(ctx, login{cik: cik, id: s.clientID(cik), keep: s.name != "", push: s.push})
 	if err != nil {

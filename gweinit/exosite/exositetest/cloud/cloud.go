@@ -269,6 +269,15 @@ func newRID() string {
 	return hex.EncodeToString(b)
 }
 
+// Mask is what may be seen of a credential: its first 8 characters, or fewer if
+// it is short.
+func Mask(cik string) string {
+	if cik == "" {
+		return ""
+	}
+	return strings.Clone(cik[:min(8, len(cik)/2)]) + "*"
+}
+
 // isName allows letters, digits and a few others.
 func isName(s string) bool {
 	for _, r := range []byte(s) {

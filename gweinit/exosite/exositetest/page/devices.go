@@ -39,15 +39,7 @@ type entry struct {
 }
 
 func deviceOf(i cloud.DeviceInfo) device {
-	return device{SN: i.SN, Extra: i.Extra, RID: i.RID, Status: i.Status, CIK: mask(i.CIK), Activated: i.Activated, Seen: i.Seen}
-}
-
-// mask keeps a credential secret.
-func mask(cik string) string {
-	if cik == "" {
-		return ""
-	}
-	return cik[:min(8, len(cik))] + "*"
+	return device{SN: i.SN, Extra: i.Extra, RID: i.RID, Status: i.Status, CIK: cloud.Mask(i.CIK), Activated: i.Activated, Seen: i.Seen}
 }
 
 // maxLimit is the number of devices in one answer.
