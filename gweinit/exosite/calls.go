@@ -331,6 +331,9 @@ func (c *Client) ContentList(ctx context.Context) (ids []string, err error) {
 
 // ContentInfo returns what is known of a content.
 func (c *Client) ContentInfo(ctx context.Context, id string) (info ContentInfo, err error) {
+	if id == "" {
+		return ContentInfo{}, fmt.Errorf("contentinfo on %s: the name is empty", c.host)
+	}
 	k := call{name: "contentinfo", method: http.MethodGet, path: downloadPath, query: c.download(id) + "&info=true", limit: 64 << 10}
 	err = c.do(ctx, &k, func(a answer) (err error) {
 		if a.code != http.StatusOK {
