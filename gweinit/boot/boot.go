@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -75,10 +76,12 @@ func phases() []phase {
 
 // system is what the phases share.
 type system struct {
-	reaper  *reaper.Reaper
-	board   string
-	version string
-	slot    slot.Name
+	reaper    *reaper.Reaper
+	board     string
+	version   string
+	slot      slot.Name
+	rollback  atomic.Value               // string: why it is not the other slot
+	bootState atomic.Pointer[slot.State] // as PID 1 has last written it, which alone writes it now
 
 	failedMu sync.Mutex
 	failed   []string // names of the phases that failed
@@ -309,14 +312,21 @@ func refillSlot(s *system) error {
 	case errors.Is(err, slot.ErrNoState):
 		// Of the other slot nothing is known, so it is nothing to fall back to.
 		logError("%v; writing it anew with slot %s as the good one", err, s.slot)
-		return store.Save(slot.Fresh(s.slot, slot.Bad))
+		fresh := slot.Fresh(s.slot, slot.Bad)
+		if err := store.Save(fresh); err != nil {
+			return err
+		}
+		state = fresh
 	case err != nil:
 		return err
 	case fellBack:
-		logError("slot %s did not come up; fell back to slot %s, which is the good one now", s.slot.Other(), s.slot)
+		reason := fmt.Sprintf("slot %s did not come up; fell back to slot %s, which is the good one now", s.slot.Other(), s.slot)
+		s.rollback.Store(reason)
+		logError("%s", reason)
 	case state.OnTrial(s.slot):
 		logInfo("slot %s is on trial", s.slot)
 	}
+	s.bootState.Store(&state)
 	return nil
 }
 
@@ -329,13 +339,16 @@ func (s *system) keepBoots() error {
 		return err
 	}
 	defer part.Close()
-	_, err = slot.NewStore(part).Update(func(st *slot.State) error {
+	state, err := slot.NewStore(part).Update(func(st *slot.State) error {
 		if st.Good != s.slot {
 			return nil
 		}
 		_, err := st.Refill(s.slot)
 		return err
 	})
+	if err == nil {
+		s.bootState.Store(&state)
+	}
 	return err
 }
 
@@ -359,6 +372,10 @@ func printLine(line string) error {
 	done := make(chan error, 1)
 	go func() {
 		_, err := fmt.Fprintln(os.Stderr, line)
+		// Until it is sent (tcdrain(3)): when the session on this terminal ends,
+		// on the way down, the kernel drops what is not. A console that is no
+		// terminal has nothing to wait for.
+		unix.IoctlSetInt(syscall.Stderr, unix.TCSBRK, 1)
 		done <- err
 	}()
 	select {

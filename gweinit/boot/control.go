@@ -11,6 +11,7 @@ import (
 
 	"github.com/exosite/gwe/gweinit/clock"
 	"github.com/exosite/gwe/gweinit/control"
+	"github.com/exosite/gwe/gweinit/identity"
 	"github.com/exosite/gwe/gweinit/network"
 	"github.com/exosite/gwe/gweinit/network/settings"
 )
@@ -30,6 +31,9 @@ func (s *system) methods() map[string]control.Method {
 		}, control.Text("yaml")),
 		"gweinit.reloadNetwork": s.order("Take network.yaml, which was edited in its place.", func([]any) error {
 			return s.settings.Reload()
+		}),
+		"gweinit.keepIdentity": s.order("Keep Gateway.cfg and Engine.config as they are now in the identity record, which outlives /data.", func([]any) error {
+			return s.withIdentity(func(store *identity.Store) error { return s.provisioning(store).Keep() })
 		}),
 		"gweinit.checkedIn": s.order("The gateway has reached its cloud.", func([]any) error {
 			s.settings.CheckedIn()
@@ -65,20 +69,51 @@ func (s *system) ask(sig os.Signal) error {
 
 // status is for reports.
 type status struct {
-	Board   string   `json:"board"`
-	Version string   `json:"version"`
-	Slot    string   `json:"slot"`
-	Failed  []string `json:"failed,omitempty"` // phases of the boot
-	Memory  bool     `json:"memory,omitempty"` // /data is gone at the next boot
-	Network struct {
+	Board   string `json:"board"`
+	Version string `json:"version"`
+	Slot    string `json:"slot"`
+	Slots   *slots `json:"slots,omitempty"` // nil: the boot state is not known
+	// Rollback is why this slot runs and not the one that was to.
+	Rollback string   `json:"rollback,omitempty"`
+	Failed   []string `json:"failed,omitempty"` // phases of the boot
+	Memory   bool     `json:"memory,omitempty"` // /data is gone at the next boot
+	Network  struct {
 		network.Status
 		Settings settings.Status `json:"settings"`
 	} `json:"network"`
 	Clock clock.Status `json:"clock"`
 }
 
+// slots is the boot state.
+type slots struct {
+	Good      string  `json:"good"`
+	Trial     string  `json:"trial,omitempty"`
+	TrialLeft uint32  `json:"trial_left,omitempty"` // boots
+	A         oneSlot `json:"a"`
+	B         oneSlot `json:"b"`
+}
+
+type oneSlot struct {
+	Status string `json:"status"`
+	Left   uint32 `json:"left"` // boots
+}
+
+// slots returns the boot state as it was last written: a disk that hangs delays
+// no report.
+func (s *system) slots() *slots {
+	st := s.bootState.Load()
+	if st == nil {
+		return nil
+	}
+	return &slots{
+		Good: string(st.Good), Trial: string(st.Trial), TrialLeft: st.TrialLeft,
+		A: oneSlot{string(st.A.Status), st.A.Left}, B: oneSlot{string(st.B.Status), st.B.Left},
+	}
+}
+
 func (s *system) status() status {
-	st := status{Board: s.board, Version: s.version, Slot: string(s.slot), Failed: s.failures(), Memory: s.noData.Load(), Clock: s.clock.Status()}
+	rollback, _ := s.rollback.Load().(string)
+	st := status{Board: s.board, Version: s.version, Slot: string(s.slot), Slots: s.slots(), Rollback: rollback, Failed: s.failures(), Memory: s.noData.Load(), Clock: s.clock.Status()}
 	st.Network.Status, st.Network.Settings = s.network.Status(), s.settings.Status()
 	return st
 }

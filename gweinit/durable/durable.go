@@ -20,8 +20,7 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 }
 
 func writeFile(path string, data []byte, mode os.FileMode) error {
-	dir, name := filepath.Split(path)
-	beside := filepath.Join(dir, "."+name+".new")
+	beside := besideOf(path)
 	// One that a power cut left may have another mode or owner, or be a link.
 	if err := os.Remove(beside); err != nil && !os.IsNotExist(err) {
 		return err
@@ -48,6 +47,21 @@ func writeFile(path string, data []byte, mode os.FileMode) error {
 		return err
 	}
 	return SyncFolder(filepath.Dir(path))
+}
+
+// besideOf is where the new content of a file is written.
+func besideOf(path string) string {
+	dir, name := filepath.Split(path)
+	return filepath.Join(dir, "."+name+".new")
+}
+
+// Tidy removes what a power cut in WriteFile has left beside path, for who finds
+// that path is as it should be. The removal need not be durable.
+func Tidy(path string) error {
+	if err := os.Remove(besideOf(path)); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
 }
 
 // ReadFile reads a regular file that has at most max bytes: a device or a pipe

@@ -46,6 +46,25 @@ func TestWriteFile(t *testing.T) {
 	}
 }
 
+// What a power cut has left beside a file goes, and nothing else.
+func TestTidy(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "timezone")
+	for _, name := range []string{"timezone", ".timezone.new", ".other.new"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := Tidy(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || strings.Join(names, " ") != filepath.Join(dir, ".other.new")+" "+path {
+		t.Errorf("the folder has %q, %v", names, err)
+	}
+}
+
 // A write that fails leaves the file as it is, and nothing beside it.
 func TestWriteFileFails(t *testing.T) {
 	dir := t.TempDir()

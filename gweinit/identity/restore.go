@@ -1,8 +1,10 @@
 package identity
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -11,9 +13,10 @@ import (
 )
 
 // Restore puts back into dir, which is /data/gwe, the files that r has and dir
-// lacks, and returns their names. What is there already, whatever it is, is not
-// changed, and no symbolic link is followed. One file that fails does not keep
-// the others from coming back.
+// lacks, and returns their names. A file that a broken disk or its repair has
+// garbled is lacking, too; NAME.garbled keeps what was in it. What is there
+// besides, whatever it is, is not changed, and no symbolic link is followed. One
+// file that fails does not keep the others from coming back.
 //
 // It is for PID 1 before it starts any program: nobody else writes to dir.
 func Restore(r Record, dir string) (restored []string, err error) {
@@ -51,8 +54,8 @@ func restore(root *os.Root, name string, data []byte) (put bool, err error) {
 			return false, err
 		}
 	}
-	if _, err := root.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
-		return false, err // nil: it is there
+	if lost, err := isLost(root, name, data); err != nil || !lost {
+		return false, err
 	}
 	beside := path.Join(folder, "."+path.Base(name)+".restore")
 	if err := root.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a boot that was cut short
@@ -68,6 +71,33 @@ func restore(root *os.Root, name string, data []byte) (put bool, err error) {
 	}
 	return true, syncFolder(root, folder)
 }
+
+// isLost says whether a file is missing, or is put aside because it is garbled
+// where the record's is not.
+func isLost(root *os.Root, name string, data []byte) (bool, error) {
+	info, err := root.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case err != nil || !info.Mode().IsRegular() || info.Size() > CopySize || Garbled(data):
+		return false, err
+	}
+	f, err := root.Open(name)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	own, err := io.ReadAll(io.LimitReader(f, CopySize))
+	if err != nil || !Garbled(own) {
+		return false, err
+	}
+	return true, root.Rename(name, name+".garbled")
+}
+
+// Garbled says whether a text has zeros in it, as broken disks and their repair
+// leave them and no person writes them. An empty file may be meant so: an empty
+// network.yaml is.
+func Garbled(text []byte) bool { return bytes.IndexByte(text, 0) >= 0 }
 
 func makeFolder(root *os.Root, name string) error {
 	switch info, err := root.Lstat(name); {

@@ -54,6 +54,10 @@ func TestRestore(t *testing.T) {
 			}
 			return os.WriteFile(dir+"/keys/b", []byte("newer"), 0o640)
 		}, "keys/a", "", "cik -rw-r--r-- \nkeys drwxr-xr-x\nkeys/a -rw------- A\nkeys/b -rw-r----- newer"},
+		{"garbled by a repair of the disk", func(dir string) error {
+			return os.WriteFile(dir+"/cik", []byte("C\x00\x00"), 0o600)
+		}, "cik keys/a keys/b", "",
+			"cik -rw------- CIK\ncik.garbled -rw------- C\x00\x00\nkeys drwx------\nkeys/a -rw------- A\nkeys/b -rw------- B"},
 		{"links are not followed", func(dir string) error {
 			if err := os.Symlink("../outside", dir+"/keys"); err != nil {
 				return err

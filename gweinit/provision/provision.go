@@ -93,6 +93,36 @@ func (g Gateway) Reset(wipe func(kind string) error) error {
 	return g.Store.Save(record)
 }
 
+// Keep puts Gateway.cfg and Engine.config, as they are in Dir, into the record:
+// whoever has changed them, with a new CIK for instance, has it called. One that
+// is missing or garbled stays in the record as it was, and so does one that
+// provisioning still has to write.
+func (g Gateway) Keep() error {
+	record, err := g.load()
+	if err != nil {
+		return err
+	}
+	_, owed := note(record)
+	record.Files = maps.Clone(record.Files)
+	if record.Files == nil {
+		record.Files = map[string][]byte{}
+	}
+	var errs []error
+	for _, name := range []string{gatewayFile, engineFile} {
+		own, err := readFile(filepath.Join(g.Dir, name))
+		switch {
+		case errors.Is(err, fs.ErrNotExist) || slices.Contains(owed, name):
+		case err != nil:
+			errs = append(errs, err)
+		case identity.Garbled(own) || len(bytes.TrimSpace(own)) == 0:
+			errs = append(errs, fmt.Errorf("%s is empty or garbled, and not recorded", filepath.Join(g.Dir, name)))
+		default:
+			record.Files[name] = own
+		}
+	}
+	return errors.Join(append(errs, g.Store.Save(record))...)
+}
+
 // Pending is a provision.yaml that is to be applied, or to be finished with.
 type Pending struct {
 	// FactoryReset, config.ResetSettings or config.ResetEverything, is what
@@ -280,6 +310,9 @@ func (g Gateway) write(names []string, r identity.Record) (changed []string, err
 		data, ok := r.Files[name]
 		path := filepath.Join(g.Dir, name)
 		if own, err := readFile(path); !ok || err == nil && bytes.Equal(own, data) {
+			if err := durable.Tidy(path); err != nil { // the power went while it was written, and the record has put it back
+				errs = append(errs, err)
+			}
 			continue
 		}
 		if err := errors.Join(makeFolder(filepath.Dir(path)), durable.WriteFile(path, data, 0o600)); err != nil {
