@@ -2,63 +2,239 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/pflag"
 
 	"github.com/exosite/gwe/gweinit/exosite/spec"
+	"github.com/exosite/gwe/gweinit/gateway"
 )
 
-const usage = `usage: gwe --spec[=FORM]
+const synopsis = `usage: gwe [--once]
+       gwe -v | -p | -e | -g | -C
+       gwe --set-... VALUE [--set-... VALUE]...
+       gwe --support-bundle[=FILE] | --spec[=FORM]
 
+Without options, gwe is the engine: it reports to Exosite, and installs what it
+is told to, again and again.
 `
 
 const examples = `
+The engine sees new settings by itself. One that makes the gateway another device at
+Exosite (vendor, model, uuid; without a uuid the iface) takes the CIK away, which
+belongs to the one before; --set-cik in the same command gives one. Settings
+outlast updates.
+
+  gwe --set-product-id a1b2c3d4e5f60000 --set-uuid GW-000123
+  gwe --set-update-interval 60 --set-debug-level DEBUG
+  gwe --set-user-agent ""           # the default again
+  gdc write $(gwe -C) temperature 21.5
+  gwe --once                        # one check-in now
   gwe --spec > resources.yaml       # for the current tools (Murano)
   gwe --spec=older > spec.yaml      # a list, as the older ones take it
 
-Exit status: 0 done, 2 a bad command line.
+GWE_ROOT in the environment is the same as --root.
+
+Exit status: 0 done; 1 it failed, or -C and there is no CIK; 2 a bad command line.
 `
 
 // Main is the program "gwe".
 func Main(args []string) int {
-	return run(args, os.Stdout, os.Stderr)
+	return run(args, os.Getenv("GWE_ROOT"), tasks{serve, supportBundle, keepIdentity}, os.Stdout, os.Stderr)
 }
 
-func run(args []string, out, errs io.Writer) int {
-	flags := pflag.NewFlagSet("gwe", pflag.ContinueOnError)
-	flags.SetOutput(errs)
-	flags.Usage = func() {}
-	flags.SortFlags = false
-	form := flags.String("spec", "", "print the spec file of a gateway's resources for Exosite's product tools; `FORM` is current or older")
-	flags.Lookup("spec").NoOptDefVal = "current"
-	help := flags.BoolP("help", "h", false, "this text")
-	err := flags.Parse(args)
-	if err == nil && flags.NArg() > 0 {
-		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+// tasks are what the command line starts. Tests have others.
+type tasks struct {
+	serve         func(root string, once bool, out, errs io.Writer) int
+	supportBundle func(root, file string, out, errs io.Writer) int
+	keepIdentity  func(root string) error
+}
+
+// options are those of the command line.
+type options struct {
+	root string
+
+	version, path, engineConf, gatewayCfg, cik bool // what to print
+
+	spec, bundle string
+	once, help   bool
+}
+
+// parse returns the flags as the help groups them: what is printed, settings,
+// and the rest.
+func (o *options) parse(args []string, errs io.Writer) (groups [3]*pflag.FlagSet, err error) {
+	for i := range groups {
+		groups[i] = pflag.NewFlagSet("gwe", pflag.ContinueOnError)
+		groups[i].SortFlags = false
 	}
-	var text []byte
+	f := groups[0]
+	f.BoolVarP(&o.version, "version", "v", false, "the firmware's version")
+	f.BoolVarP(&o.path, "path", "p", false, "the folder of the settings")
+	f.BoolVarP(&o.engineConf, "engine-conf", "e", false, "the file Engine.config")
+	f.BoolVarP(&o.gatewayCfg, "gateway-cfg", "g", false, "the file Gateway.cfg, with the CIK")
+	f.BoolVarP(&o.cik, "gateway-cik", "C", false, "the CIK; '' if there is none")
+	f = groups[1]
+	for _, s := range settings {
+		f.VarPF(&value{setting: s}, s.flag, s.short, s.help)
+	}
+	f.Var(&value{setting: productID}, "product-id", "")
+	f.MarkHidden("product-id")
+	f = groups[2]
+	f.BoolVarP(&o.once, "once", "o", false, "check in once, and end")
+	f.StringVar(&o.bundle, "support-bundle", "", "pack what support needs to know into `FILE`")
+	f.Lookup("support-bundle").NoOptDefVal = defaultBundle
+	f.StringVar(&o.spec, "spec", "", "print the spec file of a gateway's resources for Exosite's product tools; `FORM` is current or older")
+	f.Lookup("spec").NoOptDefVal = "current"
+	f.StringVar(&o.root, "root", o.root, "the gateway's files are below `DIR`")
+	f.BoolVarP(&o.help, "help", "h", false, "this text")
+
+	all := pflag.NewFlagSet("gwe", pflag.ContinueOnError)
+	all.SetOutput(errs)
+	all.Usage = func() {}
+	for _, f := range groups {
+		all.AddFlagSet(f)
+	}
+	if err := all.Parse(args); err != nil {
+		return groups, err
+	}
+	if all.NArg() > 0 {
+		return groups, fmt.Errorf("unexpected argument %q", all.Arg(0))
+	}
+	return groups, nil
+}
+
+func run(args []string, root string, do tasks, out, errs io.Writer) int {
+	o := options{root: root}
+	groups, err := o.parse(args, errs)
+	given := func(name string) bool { return groups[2].Changed(name) }
+	prints := o.version || o.path || o.engineConf || o.gatewayCfg || o.cik
+	var values []*value
+	groups[1].VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			values = append(values, f.Value.(*value))
+		}
+	})
+	var asked []string
+	for _, task := range []struct {
+		asked bool
+		name  string
+	}{
+		{prints, "-v -p -e -g -C"}, {len(values) > 0, "settings"}, {o.once, "--once"},
+		{given("support-bundle"), "--support-bundle"}, {given("spec"), "--spec"},
+	} {
+		if task.asked {
+			asked = append(asked, task.name)
+		}
+	}
 	switch {
 	case err != nil:
-	case *help:
-		fmt.Fprint(out, usage+flags.FlagUsages()+examples)
+	case o.help:
+		fmt.Fprint(out, synopsis)
+		for i, title := range []string{"Print", "Settings", "Other"} {
+			fmt.Fprintf(out, "\n%s:\n%s", title, groups[i].FlagUsages())
+		}
+		fmt.Fprint(out, examples)
 		return 0
-	case *form == "current":
-		text = spec.Current(spec.GWE())
-	case *form == "older":
-		text = spec.Older(spec.GWE())
-	case *form == "":
-		err = errors.New("nothing to do")
+	case len(asked) > 1:
+		err = fmt.Errorf("%s do not go together: give them one after the other", strings.Join(asked, " and "))
+	case prints:
+		return o.print(out, errs)
+	case len(values) > 0:
+		return set(o.root, values, do.keepIdentity, out, errs)
+	case given("support-bundle") && o.bundle == "":
+		err = errors.New("--support-bundle=: want the name of a file, or no =")
+	case given("support-bundle"):
+		if o.bundle == defaultBundle {
+			o.bundle = ""
+		}
+		return do.supportBundle(o.root, o.bundle, out, errs)
+	case !given("spec"):
+		return do.serve(o.root, o.once, out, errs)
+	case o.spec == "current":
+		out.Write(spec.Current(spec.GWE()))
+		return 0
+	case o.spec == "older":
+		out.Write(spec.Older(spec.GWE()))
+		return 0
 	default:
-		err = fmt.Errorf("--spec=%s: want current or older", *form)
+		err = fmt.Errorf("--spec=%s: want current or older", o.spec)
 	}
-	if err != nil {
-		fmt.Fprintf(errs, "gwe: %v; \"gwe --help\" shows what there is\n", err)
-		return 2
+	fmt.Fprintf(errs, "gwe: %s; \"gwe --help\" shows what there is\n", masked(err.Error()))
+	return 2
+}
+
+// ciks are credentials, or most of one, that somebody has given in the wrong place.
+var ciks = regexp.MustCompile(`([0-9A-Za-z]{8})[0-9A-Za-z]{16,}`)
+
+func masked(text string) string { return ciks.ReplaceAllString(text, "$1*") }
+
+// defaultBundle stands for --support-bundle without a FILE.
+const defaultBundle = "default"
+
+// print prints what is asked for.
+func (o options) print(out, errs io.Writer) (status int) {
+	dir := filepath.Join(cmp.Or(o.root, "/"), gateway.Dir)
+	if o.version {
+		fmt.Fprintln(out, version(o.root))
 	}
-	out.Write(text)
-	return 0
+	if o.path {
+		fmt.Fprintln(out, dir)
+	}
+	for _, file := range []struct {
+		asked bool
+		name  string
+	}{{o.engineConf, gateway.EngineFile}, {o.gatewayCfg, gateway.GatewayFile}} {
+		if !file.asked {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, file.name))
+		if errors.Is(err, os.ErrNotExist) {
+			text, err = gateway.Defaults(file.name), nil
+		}
+		if err != nil {
+			fmt.Fprintf(errs, "gwe: %v\n", err)
+			status = 1
+		}
+		out.Write(text)
+	}
+	if !o.cik {
+		return status
+	}
+	s, _, err := gateway.Files{Dir: dir}.Load()
+	switch {
+	case err != nil:
+		fmt.Fprintf(errs, "gwe: %v\n", err)
+		return 1
+	case s.CIK == "":
+		fmt.Fprintln(out, "''")
+		return 1
+	}
+	fmt.Fprintln(out, s.CIK)
+	return status
+}
+
+// version returns the firmware's version: the image's on a gateway, elsewhere
+// that of this program.
+func version(root string) string {
+	root = cmp.Or(root, "/")
+	if gateway.Here(root) {
+		text, _ := os.ReadFile(filepath.Join(root, "etc/os-release"))
+		for line := range strings.Lines(string(text)) {
+			if v, ok := strings.CutPrefix(line, "IMAGE_VERSION="); ok {
+				return strings.Trim(strings.TrimSpace(v), `"'`)
+			}
+		}
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
 }

@@ -64,7 +64,7 @@ type Content struct {
 
 // Content downloads a content, or a range of it. A server may answer with the
 // whole to a range, see Content.Partial. What is read is not kept in memory;
-// while reading, nothing is tried again.
+// while reading, nothing is tried again; package download does that.
 //
 // If the server redirects, this is followed, three times at most, and to https
 // only (from http also to http). Another host gets neither the CIK nor the

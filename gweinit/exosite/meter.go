@@ -1,8 +1,14 @@
 package exosite
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +21,7 @@ import (
 // many clients.
 type Meter struct {
 	mu    sync.Mutex
-	links map[string]map[string]map[string]*Usage
+	links tally
 }
 
 // Usage is what requests of one method used. Bytes of tries that failed count.
@@ -49,6 +55,41 @@ func (l Link) MarshalJSON() ([]byte, error) {
 	return json.Marshal(all)
 }
 
+// UnmarshalJSON reads what MarshalJSON has written; what is missing is 0. Other
+// names than Usage has, and negative numbers, are errors.
+func (l *Link) UnmarshalJSON(data []byte) error {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	if all == nil {
+		return errors.New("the usage of a link is null")
+	}
+	link := Link{Consumers: make(map[string]map[string]Usage, len(all))}
+	for consumer, text := range all {
+		if consumer == topConsumer {
+			if err := json.Unmarshal(text, &link.TopConsumer); err != nil {
+				return fmt.Errorf("%s: %w", topConsumer, err)
+			}
+			continue
+		}
+		var methods map[string]Usage
+		dec := json.NewDecoder(bytes.NewReader(text))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&methods); err != nil {
+			return fmt.Errorf("the usage of %.40q: %w", consumer, err)
+		}
+		for method, u := range methods {
+			if min(u.TotRx, u.MaxRx, u.TotTx, u.MaxTx, u.Num) < 0 {
+				return fmt.Errorf("the usage of %.40q for %.40q is negative", consumer, method)
+			}
+		}
+		link.Consumers[consumer] = methods
+	}
+	*l = link
+	return nil
+}
+
 // A report stays small whatever consumers call themselves: those above the
 // limits are one.
 const (
@@ -59,12 +100,19 @@ const (
 	others       = "other"
 )
 
-// Report returns what was used so far.
-func (m *Meter) Report() Report {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	report := make(Report, len(m.links))
-	for name, consumers := range m.links {
+// tally is a report that can be added to.
+type tally map[string]map[string]map[string]*Usage
+
+// usage is where to add. A name that is too many, too long or none is another's.
+func (t tally) usage(link, consumer, method string) *Usage {
+	consumers := entry(t, link, maxLinks, newConsumers)
+	methods := entry(consumers, consumer, maxConsumers, newMethods)
+	return entry(methods, method, maxMethods, newUsage)
+}
+
+func (t tally) report() Report {
+	report := make(Report, len(t))
+	for name, consumers := range t {
 		link := Link{Consumers: make(map[string]map[string]Usage, len(consumers))}
 		most := int64(-1)
 		for consumer, methods := range consumers {
@@ -72,7 +120,7 @@ func (m *Meter) Report() Report {
 			link.Consumers[consumer] = make(map[string]Usage, len(methods))
 			for method, u := range methods {
 				link.Consumers[consumer][method] = *u
-				sum += u.TotRx + u.TotTx
+				sum = plus(sum, plus(u.TotRx, u.TotTx))
 			}
 			if sum > most || sum == most && consumer < link.TopConsumer {
 				most, link.TopConsumer = sum, consumer
@@ -83,28 +131,74 @@ func (m *Meter) Report() Report {
 	return report
 }
 
-// add counts bytes and requests of x.
-func (m *Meter) add(link string, x *exchange, rx, tx, num int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.links == nil {
-		m.links = make(map[string]map[string]map[string]*Usage)
+// plus stays at the largest number there is: a report that was read may have
+// any.
+func plus(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
 	}
-	consumers := entry(m.links, link, maxLinks, newConsumers)
-	methods := entry(consumers, x.consumer, maxConsumers, newMethods)
-	u := entry(methods, x.method, maxMethods, newUsage)
-	x.rx += rx
-	x.tx += tx
-	u.TotRx += rx
-	u.TotTx += tx
-	u.MaxRx = max(u.MaxRx, x.rx)
-	u.MaxTx = max(u.MaxTx, x.tx)
-	u.Num += num
+	return a + b
 }
 
 func newConsumers() map[string]map[string]*Usage { return make(map[string]map[string]*Usage) }
 func newMethods() map[string]*Usage              { return make(map[string]*Usage) }
 func newUsage() *Usage                           { return new(Usage) }
+
+// Report returns what was used so far, since Take if that was called.
+func (m *Meter) Report() Report {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.links.report()
+}
+
+// Take returns what was used since the last Take, and begins anew. The sum of
+// all that it returns, see Report.Add, is what Report would return without it:
+// of a request that is under way, the bytes so far are in this report's totals
+// and the others in the next one's, and the request itself is in Num of the one
+// in which it was sent. Its MaxRx and MaxTx are those of the whole request, also
+// in the next report, and may be larger than the totals there.
+func (m *Meter) Take() Report {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	report := m.links.report()
+	m.links = nil
+	return report
+}
+
+// Add returns the sum of both, which stay as they are. The totals and numbers
+// are added, of what a single request used the larger one counts. There are not
+// more names than a Meter has.
+func (r Report) Add(other Report) Report {
+	sum := make(tally)
+	for _, report := range []Report{r, other} {
+		for _, link := range slices.Sorted(maps.Keys(report)) { // the same ones are "other" each time
+			consumers := report[link].Consumers
+			for _, consumer := range slices.Sorted(maps.Keys(consumers)) {
+				for _, method := range slices.Sorted(maps.Keys(consumers[consumer])) {
+					sum.usage(link, consumer, method).add(consumers[consumer][method])
+				}
+			}
+		}
+	}
+	return sum.report()
+}
+
+func (u *Usage) add(other Usage) {
+	u.TotRx, u.TotTx, u.Num = plus(u.TotRx, other.TotRx), plus(u.TotTx, other.TotTx), plus(u.Num, other.Num)
+	u.MaxRx, u.MaxTx = max(u.MaxRx, other.MaxRx), max(u.MaxTx, other.MaxTx)
+}
+
+// add counts bytes and requests of x.
+func (m *Meter) add(link string, x *exchange, rx, tx, num int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.links == nil {
+		m.links = make(tally)
+	}
+	x.rx += rx
+	x.tx += tx
+	m.links.usage(link, x.consumer, x.method).add(Usage{TotRx: rx, MaxRx: x.rx, TotTx: tx, MaxTx: x.tx, Num: num})
+}
 
 // entry returns that of a name, which is made if there are less than max.
 func entry[T any](m map[string]T, name string, max int, make func() T) T {

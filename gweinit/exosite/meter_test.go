@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -199,6 +202,172 @@ func TestMeterConn(t *testing.T) {
 	if _, err := io.WriteString(uncounted, "GET / HTTP/1.1\r\n\r\n"); err != nil {
 		t.Error(err)
 	}
+}
+
+// What Take returned is, added, what Report has without it, also with requests
+// that are under way.
+func TestMeterTake(t *testing.T) {
+	var once, taken Meter
+	sum := Report{}
+	var under []*[2]*exchange // the same one of both
+	for i := range 2000 {
+		if i%3 == 0 {
+			method := fmt.Sprint("m", i%7)
+			under = append(under, &[2]*exchange{once.begin("gwe", method), taken.begin("gwe", method)})
+		}
+		x := under[rand.N(len(under))]
+		rx, tx, num := rand.Int64N(1000), rand.Int64N(1000), rand.Int64N(2)
+		once.add("eth0", x[0], rx, tx, num)
+		taken.add("eth0", x[1], rx, tx, num)
+		if i%50 == 0 {
+			sum = sum.Add(taken.Take())
+		}
+	}
+	sum = sum.Add(taken.Take())
+	if want := once.Report(); !reflect.DeepEqual(sum, want) {
+		t.Errorf("%+v\nwant %+v", sum, want)
+	}
+	if r := taken.Take(); len(r) != 0 || r == nil {
+		t.Errorf("nothing was used since, and it is %v", r)
+	}
+}
+
+// TestMeterTakeOnWire takes while requests are under way.
+func TestMeterTakeOnWire(t *testing.T) {
+	answers := slices.Repeat([]string{answerOf(204, "")}, 200)
+	s := serveRaw(t, answers...)
+	m := &Meter{}
+	c, _ := newClient(t, Options{CIK: testCIK, Meter: m, Consumer: "gwe"}, s.addr)
+	ended := make(chan error)
+	go func() {
+		for range answers {
+			if err := c.Write(t.Context(), Value{"a", "1"}); err != nil {
+				ended <- err
+				return
+			}
+		}
+		ended <- nil
+	}()
+	sum, takes := Report{}, 0
+	for run := true; run; takes++ {
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatal(err)
+			}
+			run = false
+		default:
+		}
+		sum = sum.Add(m.Take())
+	}
+	size := int64(len(s.seen()[0]))
+	want := Usage{TotRx: 200 * int64(len(answers[0])), MaxRx: int64(len(answers[0])), TotTx: 200 * size, MaxTx: size, Num: 200}
+	for _, link := range sum {
+		if got := link.Consumers["gwe"]["write"]; got != want || len(sum) != 1 || takes < 2 {
+			t.Errorf("%+v, want %+v, in %d times", got, want, takes)
+		}
+	}
+}
+
+func TestReportAdd(t *testing.T) {
+	one := func(link, consumer, method string, u Usage) Report {
+		return Report{link: {TopConsumer: "wrong", Consumers: map[string]map[string]Usage{consumer: {method: u}}}}
+	}
+	small := Usage{TotRx: 10, MaxRx: 8, TotTx: 4, MaxTx: 3, Num: 2}
+	large := Usage{TotRx: 100, MaxRx: 2, TotTx: 40, MaxTx: 30, Num: 1}
+	huge := Usage{TotRx: math.MaxInt64, MaxRx: math.MaxInt64, TotTx: 1, MaxTx: 1, Num: math.MaxInt64}
+	for _, test := range []struct {
+		name string
+		a, b Report
+		want string
+	}{
+		{"nothing", nil, Report{}, `{}`},
+		{"to nothing", nil, one("eth0", "gwe", "write", small), `{"eth0":{"gwe":{"write":{"tot_rx":10,"max_rx":8,"tot_tx":4,"max_tx":3,"num":2}},"top_consumer":"gwe"}}`},
+		{"the same", one("eth0", "gwe", "write", small), one("eth0", "gwe", "write", large), `{"eth0":{"gwe":{"write":{"tot_rx":110,"max_rx":8,"tot_tx":44,"max_tx":30,"num":3}},"top_consumer":"gwe"}}`},
+		{"another consumer", one("eth0", "gwe", "write", small), one("eth0", "gdc", "read", large), `{"eth0":{"gdc":{"read":{"tot_rx":100,"max_rx":2,"tot_tx":40,"max_tx":30,"num":1}},"gwe":{"write":{"tot_rx":10,"max_rx":8,"tot_tx":4,"max_tx":3,"num":2}},"top_consumer":"gdc"}}`},
+		{"another link", one("eth0", "gwe", "write", small), one("ppp0", "gwe", "write", small), `{"eth0":{"gwe":{"write":{"tot_rx":10,"max_rx":8,"tot_tx":4,"max_tx":3,"num":2}},"top_consumer":"gwe"},"ppp0":{"gwe":{"write":{"tot_rx":10,"max_rx":8,"tot_tx":4,"max_tx":3,"num":2}},"top_consumer":"gwe"}}`},
+		{"more than there is", one("eth0", "gwe", "write", huge), one("eth0", "gwe", "write", huge), `{"eth0":{"gwe":{"write":{"tot_rx":9223372036854775807,"max_rx":9223372036854775807,"tot_tx":2,"max_tx":1,"num":9223372036854775807}},"top_consumer":"gwe"}}`},
+	} {
+		a, b := fmt.Sprint(test.a), fmt.Sprint(test.b)
+		got, err := json.Marshal(test.a.Add(test.b))
+		if err != nil || string(got) != test.want {
+			t.Errorf("%s: %s, %v, want %s", test.name, got, err, test.want)
+		}
+		if fmt.Sprint(test.a) != a || fmt.Sprint(test.b) != b {
+			t.Errorf("%s: the reports have changed", test.name)
+		}
+	}
+	// The limits hold.
+	sum := Report{}
+	for i := range 100 {
+		sum = sum.Add(one(fmt.Sprint("link", i%20), fmt.Sprint("app", i), "write", small))
+	}
+	if n := len(sum); n != maxLinks || len(sum[others].Consumers) != 25 {
+		t.Errorf("%d links, %d consumers of the others", n, len(sum[others].Consumers))
+	}
+	for i := range 100 {
+		sum = sum.Add(one("link0", "gwe", fmt.Sprint("method", i), small))
+	}
+	if n := len(sum["link0"].Consumers["gwe"]); n != maxMethods || sum["link0"].Consumers["gwe"][others].Num != small.Num*(100-maxMethods+1) {
+		t.Errorf("%d methods", n)
+	}
+}
+
+func TestReportReadBack(t *testing.T) {
+	var m Meter
+	m.add("eth0", m.begin("gmq", "record"), 10, 20, 1)
+	m.add("eth0", m.begin("gwe", "write"), 1, 2, 1)
+	m.add("ppp0", m.begin("gwe", "write"), 0, 0, 0)
+	for _, want := range []Report{{}, m.Report()} {
+		text, err := json.Marshal(want)
+		var got Report
+		if err != nil || json.Unmarshal(text, &got) != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for text, ok := range map[string]bool{
+		`{"eth0":{}}`:                                 true,
+		`{"eth0":{"gwe":{"write":{"num":1}}}}`:        true, // and nothing else
+		`{"eth0":{"top_consumer":"gwe"}}`:             true,
+		`{"eth0":null}`:                               false,
+		`{"eth0":[]}`:                                 false,
+		`{"eth0":{"top_consumer":1}}`:                 false,
+		`{"eth0":{"gwe":1}}`:                          false,
+		`{"eth0":{"gwe":{"write":1}}}`:                false,
+		`{"eth0":{"gwe":{"write":{"num":-1}}}}`:       false,
+		`{"eth0":{"gwe":{"write":{"max_tx":-1}}}}`:    false,
+		`{"eth0":{"gwe":{"write":{"num":1.5}}}}`:      false,
+		`{"eth0":{"gwe":{"write":{"num":1e30}}}}`:     false,
+		`{"eth0":{"gwe":{"write":{"number":1}}}}`:     false,
+		`{"eth0":{"gwe":{"write":{"num":1}}}`:         false,
+		`{"eth0":{"gwe":{"write":{"num":"1"}}}}`:      false,
+		`{"eth0":{"gwe":{"write":{"num":1}}}}garbage`: false,
+	} {
+		var r Report
+		if err := json.Unmarshal([]byte(text), &r); (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func FuzzReport(f *testing.F) {
+	f.Add(`{"eth0":{"gwe":{"write":{"tot_rx":10,"max_rx":8,"tot_tx":4,"max_tx":3,"num":2}},"top_consumer":"gwe"}}`, `{"":{"":{"":{"num":9223372036854775807}}}}`)
+	f.Add(`{"eth0":null}`, `null`)
+	f.Fuzz(func(t *testing.T, a, b string) {
+		var r, other Report
+		if json.Unmarshal([]byte(a), &r) != nil || json.Unmarshal([]byte(b), &other) != nil {
+			return
+		}
+		sum := r.Add(other)
+		text, err := json.Marshal(sum)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again Report
+		if err := json.Unmarshal(text, &again); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+	})
 }
 
 // reset begins anew.

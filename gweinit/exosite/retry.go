@@ -371,9 +371,15 @@ func (c *Client) statusError(k *call, resp *http.Response, u *url.URL) error {
 	if e.Code == http.StatusUnauthorized && !k.anonymous && (u == nil || c.owns(u)) {
 		e.is = ErrBadCIK
 	}
-	buf := make([]byte, errorBody+cikSize) // no more than a part of a CIK is behind the cut
-	n, _ := io.ReadFull(resp.Body, buf)    // as much as comes
+	if k.name == "activate" && e.Code/100 == 2 {
+		return e // the body may be a credential in a form that is not known
+	}
+	buf := make([]byte, errorBody+cikSize)
+	n, _ := io.ReadFull(resp.Body, buf) // as much as comes
 	text := maskCIKs(strings.ToValidUTF8(string(buf[:n]), "?"))
+	if n == len(buf) { // the end may be the beginning of a CIK; masks have moved it forward
+		text = strings.TrimRightFunc(text, isAlphanumeric)
+	}
 	e.Body = strings.ToValidUTF8(text[:min(len(text), errorBody)], "")
 	return e
 }

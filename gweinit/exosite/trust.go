@@ -5,8 +5,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/exosite/gwe/gweinit/durable"
 )
 
 // Trust says which servers are Exosite's, and by what time their certificates
@@ -29,6 +33,42 @@ type Trust struct {
 	mu     sync.Mutex
 	told   time.Time // by a server; zero: not yet
 	toldAt time.Time // on the system's clock, which has a monotonic part
+}
+
+// GatewayTrust is that of programs on a gateway, whose files are below root, ""
+// on the gateway itself: with the certificates in a PEM file, or, if ca is empty,
+// the system's, and judged by the server's time as long as PID 1 has not set the
+// clock. Elsewhere the clock counts.
+func GatewayTrust(root, ca string) (*Trust, error) {
+	t := &Trust{}
+	if ca != "" {
+		path, err := filepath.EvalSymlinks(ca) // as those in /etc/ssl/certs are
+		if err != nil {
+			return nil, fmt.Errorf("certificates to trust: %w", err)
+		}
+		text, err := durable.ReadFile(path, 1<<20)
+		if err != nil {
+			return nil, fmt.Errorf("certificates to trust: %w", err)
+		}
+		t.Roots = x509.NewCertPool()
+		if !t.Roots.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("certificates to trust: there is none in %s, want PEM", ca)
+		}
+	}
+	if root == "" {
+		root = "/"
+	}
+	if _, err := os.Stat(filepath.Join(root, "etc/gweinit")); err != nil {
+		return t, nil
+	}
+	if info, err := os.Stat(filepath.Join(root, "etc/os-release")); err == nil { // the builder wrote it
+		t.Build = info.ModTime()
+	}
+	t.ClockSet = func() bool {
+		_, err := os.Stat(filepath.Join(root, "run/clock-set"))
+		return err == nil
+	}
+	return t, nil
 }
 
 // now returns the time to judge by. Without known it is a guess.

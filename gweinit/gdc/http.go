@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/exosite/gwe/gweinit/exosite"
+	"github.com/exosite/gwe/gweinit/exosite/download"
 )
 
 // maxLine is the longest line of standard input that can be a value.
@@ -196,11 +197,11 @@ func contentDownload(ctx context.Context, s *session, args []string) error {
 			return usageError{fmt.Errorf("content %q is no file name: give one with -o", args[0])}
 		}
 	}
-	d := download{client: s.client, id: args[0], wait: s.limit(0)}
+	d := download.Download{Client: s.client, ID: args[0], Patience: s.limit(0)}
 	if name == "-" {
-		return d.stream(ctx, s.out)
+		return d.Stream(ctx, s.out)
 	}
-	size, err := d.file(ctx, name)
+	size, err := d.File(ctx, name)
 	if err != nil {
 		return err
 	}

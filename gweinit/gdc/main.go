@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,6 +17,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/exosite/gwe/gweinit/exosite"
+	"github.com/exosite/gwe/gweinit/exosite/usage"
+	"github.com/exosite/gwe/gweinit/gateway"
 )
 
 // The exit statuses.
@@ -141,8 +144,18 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	if err != nil {
 		return p.fail(err)
 	}
-	defer s.client.Close()
+	defer addUsage(s.client.Options().Meter)
+	defer s.client.Close() // its last bytes count, too
 	return p.fail(c.run(ctx, s, rest))
+}
+
+// addUsage adds to what the programs of a gateway have used. Elsewhere nobody
+// asks for it. Apps that are not root cannot, and are not told.
+func addUsage(m *exosite.Meter) {
+	root := os.Getenv("GWE_ROOT")
+	if r := m.Take(); len(r) > 0 && gateway.Here(root) {
+		usage.Add(filepath.Join(root, usage.File), r)
+	}
 }
 
 // parse returns the command and its arguments.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/exosite/gwe/gweinit/exosite"
 	"github.com/exosite/gwe/gweinit/exosite/exositetest"
 )
 
@@ -249,6 +250,55 @@ func TestGateway(t *testing.T) {
 	}
 }
 
+// On a gateway it is counted what gdc uses, also by calls that fail.
+func TestUsage(t *testing.T) {
+	w := newWorld(t)
+	t.Setenv("GWE_ROOT", w.dir)
+	file := filepath.Join(w.dir, "run/gwe/usage.json")
+	run := func(want int, args ...string) {
+		t.Helper()
+		if status, _, errs := w.gdc("", append([]string{"-H", w.url()}, args...)...); status != want {
+			t.Errorf("gdc %q: %d, %q", args, status, errs)
+		}
+	}
+	run(done, "http", "timestamp")
+	if _, err := os.Stat(filepath.Join(w.dir, "run")); err == nil {
+		t.Error("a workstation counts")
+	}
+	if err := os.MkdirAll(filepath.Join(w.dir, "etc/gweinit"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(badUsage, "http", "poll", "a", "soon")
+	if _, err := os.Stat(file); err == nil {
+		t.Error("no call, and it is counted")
+	}
+	run(done, "http", "timestamp")
+	run(done, "http", "timestamp")
+	run(badCIK, "-k", strings.Repeat("0", 40), "http", "read", "device_info")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r exosite.Report
+	if err := json.Unmarshal(text, &r); err != nil || len(r) != 1 {
+		t.Fatalf("%s: %v", text, err)
+	}
+	for _, link := range r {
+		c := link.Consumers["gdc"]
+		if link.TopConsumer != "gdc" || c["timestamp"].Num != 2 || c["read"].Num != 1 || c["read"].TotRx < 100 || c["timestamp"].TotTx < 100 {
+			t.Errorf("%s", text)
+		}
+	}
+	// A folder that it cannot write to is no failure.
+	if err := os.RemoveAll(filepath.Join(w.dir, "run")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "run"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(done, "http", "timestamp")
+}
+
 // A download survives connections that break, servers without ranges, and an
 // end of gdc itself.
 func TestDownload(t *testing.T) {
@@ -280,8 +330,10 @@ func TestDownload(t *testing.T) {
 			t.Errorf("%s has %d bytes, %v", name, len(got), err)
 		}
 		os.Remove(name)
-		if _, err := os.Stat(name + ".part"); err == nil {
-			t.Errorf("%s.part is left", name)
+		for _, left := range []string{name + ".part", name + ".part.state"} {
+			if _, err := os.Stat(left); err == nil {
+				t.Errorf("%s is left", left)
+			}
 		}
 	}
 	status, out, errs := gdc("http", "content", "info", "app.v1.tar.gz")
@@ -308,15 +360,10 @@ func TestDownload(t *testing.T) {
 	}
 
 	// Half of it is there, of an interrupted gdc.
-	if err := os.WriteFile("app.v1.tar.gz.part", content[:123_456], 0o644); err != nil {
-		t.Fatal(err)
-	}
-	info, err := c.ContentInfo(w.Product(), "app.v1.tar.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chtimes("app.v1.tar.gz.part", time.Time{}, info.Updated); err != nil {
-		t.Fatal(err)
+	w.Fault(exositetest.Fault{Call: "content", Times: 1, DropAfter: 123_456})
+	w.Fault(exositetest.Fault{Call: "content", Times: 1, Status: 404})
+	if status, _, errs := gdc("http", "content", "download", "app.v1.tar.gz"); status != refused {
+		t.Errorf("interrupted: %d, %q", status, errs)
 	}
 	before := len(w.Requests())
 	if status, _, errs := gdc("http", "content", "download", "app.v1.tar.gz"); status != done {
@@ -326,11 +373,8 @@ func TestDownload(t *testing.T) {
 	if last := w.Requests(); len(last) != before+3 || last[before+1].Out != int64(len(content)-123_456) {
 		t.Errorf("%d requests", len(last)-before)
 	}
-	// Another content's half.
+	// A part that nothing is known of.
 	if err := os.WriteFile("app.v1.tar.gz.part", make([]byte, 1000), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chtimes("app.v1.tar.gz.part", time.Time{}, time.Now().Add(-time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if status, _, errs := gdc("http", "content", "download", "app.v1.tar.gz"); status != done {
@@ -366,6 +410,10 @@ func TestDownload(t *testing.T) {
 	file("app.v1.tar.gz", content)
 
 	// Another upload of the same size, in the middle.
+	info, err := c.ContentInfo(w.Product(), "app.v1.tar.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.Fault(exositetest.Fault{Call: "content", Times: 1, DropAfter: 100_000})
 	w.Fault(exositetest.Fault{Call: "content", Status: 404})
 	gdc("http", "content", "download", "app.v1.tar.gz")

@@ -3,7 +3,6 @@ package gdc
 import (
 	"cmp"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,19 +13,12 @@ import (
 	"strings"
 	"time"
 
-	"gopkg.in/ini.v1"
-
 	"github.com/exosite/gwe/gweinit/durable"
 	"github.com/exosite/gwe/gweinit/exosite"
+	"github.com/exosite/gwe/gweinit/gateway"
 )
 
-// The files of a gateway.
 const (
-	gatewayFile = "/data/gwe/Gateway.cfg"
-	engineFile  = "/data/gwe/Engine.config"
-	releaseFile = "/etc/os-release"
-	imageFolder = "/etc/gweinit" // is there on gateways only
-	clockSet    = "/run/clock-set"
 	// olderHost serves all products of the older generation.
 	olderHost = "m2.exosite.com"
 	maxFile   = 1 << 20
@@ -45,60 +37,48 @@ type session struct {
 // newSession puts together what the command line, a device file and GWE's own
 // configuration say; the first that says something counts.
 func newSession(o options, c command, in io.Reader, p printer) (*session, error) {
-	own, file := o.file == "gwe", o.file
-	root := os.Getenv("GWE_ROOT")                            // files of gateways are below it
-	anybody := file == "" && o.host == "" && o.product == "" // the gateway's own server is meant
-	if own {
-		file = filepath.Join(root, gatewayFile)
-	}
+	root := os.Getenv("GWE_ROOT") // files of gateways are below it
+	own := o.file == "gwe"
+	anybody := o.file == "" && o.host == "" && o.product == "" // the gateway's own server is meant
 	var vendor, model string
-	if file != "" {
-		f, err := readINI(file)
+	switch {
+	case own || anybody:
+		g, err := gatewaySettings(root, own)
 		if err != nil {
 			return nil, err
 		}
-		d := f.Section("device")
-		value := func(keys ...string) string {
-			for _, k := range keys {
-				if v := strings.Trim(d.Key(k).String(), "'\""); v != "" {
-					return v
-				}
-			}
-			return ""
+		if own {
+			vendor, model = g.Vendor, g.Model
+			o.token, o.uuid = cmp.Or(o.token, g.CIK), cmp.Or(o.uuid, g.UUID)
+		} else {
+			o.product = g.Vendor
 		}
+		o.host = cmp.Or(o.host, g.Host)
+		if o.ca == "" && g.CA != "" {
+			o.ca = filepath.Join(root, g.CA)
+		}
+		if o.cert == "" && o.key == "" && g.Certificate != "" {
+			o.cert, o.key = filepath.Join(root, g.Certificate), filepath.Join(root, cmp.Or(g.Key, g.Certificate))
+		}
+	case o.file != "":
+		text, err := readFile(o.file)
+		if err != nil {
+			return nil, fmt.Errorf("device file: %w", err)
+		}
+		f := gateway.ParseINI(text)
+		value := func(key string) string { return f.Value("device", key) }
 		vendor, model = value("vendor"), value("model")
-		o.token = cmp.Or(o.token, value("cik", "murano_token"))
-		o.uuid = cmp.Or(o.uuid, value("uuid", "murano_id"))
+		o.token = cmp.Or(o.token, value("cik"), value("murano_token"))
+		o.uuid = cmp.Or(o.uuid, value("uuid"), value("murano_id"))
 		if o.host == "" && o.product == "" {
 			o.host = value("murano_host")
 			if port := value("murano_port"); port != "" && o.host != "" {
 				scheme, host, _, err := splitHost(o.host)
 				if err != nil {
-					return nil, fmt.Errorf("%s: murano_host: %w", file, err)
+					return nil, fmt.Errorf("%s: murano_host: %w", o.file, err)
 				}
 				o.host = scheme + net.JoinHostPort(host, port)
 			}
-		}
-	}
-	if own || anybody {
-		engine, err := readINI(filepath.Join(root, engineFile))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-		if err == nil {
-			o.host = cmp.Or(o.host, engine.Section("exosite").Key("host").String())
-			if ca := engine.Section("exosite").Key("ca").String(); o.ca == "" && ca != "" {
-				o.ca = filepath.Join(root, ca)
-			}
-		}
-	}
-	if anybody && o.host == "" {
-		gateway, err := readINI(filepath.Join(root, gatewayFile))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-		if err == nil {
-			o.product = strings.Trim(gateway.Section("device").Key("vendor").String(), "'")
 		}
 	}
 	if product := cmp.Or(o.product, vendor); o.host == "" && product != "" {
@@ -110,14 +90,14 @@ func newSession(o options, c command, in io.Reader, p printer) (*session, error)
 		return nil, usageError{fmt.Errorf("host %q: %w", o.host, err)}
 	}
 	s := &session{printer: p, o: o, in: in, host: host, port: port}
-	eo := exosite.Options{Server: scheme + joinPort(host, port), Vendor: vendor, Model: model, CIK: o.token, UserAgent: "gdc"}
+	eo := exosite.Options{Server: scheme + joinPort(host, port), Vendor: vendor, Model: model, CIK: o.token, UserAgent: "gdc", Meter: new(exosite.Meter), Consumer: "gdc"}
 	switch mqtt := scheme == "mqtt://" || scheme == "mqtts://"; {
 	case mqtt || scheme == "" && strings.HasPrefix(c.words, "mqtt "):
 		eo.Server = joinPort(host, "") // the port is that of MQTT
 	case strings.HasPrefix(c.words, "mqtt "):
 		s.port = "" // the port is that of HTTP
 	}
-	if eo.Trust, err = trust(o.ca); err != nil {
+	if eo.Trust, err = exosite.GatewayTrust(root, o.ca); err != nil {
 		return nil, err
 	}
 	if o.cert != "" || o.key != "" {
@@ -164,27 +144,6 @@ func joinPort(host, port string) string {
 	return host
 }
 
-// trust is which servers are Exosite's. On a gateway whose clock is not set
-// yet certificates are judged by the server's time.
-func trust(ca string) (*exosite.Trust, error) {
-	t := &exosite.Trust{}
-	if ca != "" {
-		text, err := readFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("certificates to trust: %w", err)
-		}
-		t.Roots = x509.NewCertPool()
-		if !t.Roots.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("certificates to trust: there is none in %s, want PEM", ca)
-		}
-	}
-	if info, err := os.Stat(releaseFile); err == nil && exists(imageFolder) {
-		t.Build = info.ModTime()
-		t.ClockSet = func() bool { return exists(clockSet) }
-	}
-	return t, nil
-}
-
 // readFile follows links, as certificates in /etc/ssl/certs are.
 func readFile(path string) ([]byte, error) {
 	path, err := filepath.EvalSymlinks(path)
@@ -194,22 +153,17 @@ func readFile(path string) ([]byte, error) {
 	return durable.ReadFile(path, maxFile)
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-// readINI reads a file that people may have edited.
-func readINI(path string) (*ini.File, error) {
-	text, err := readFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("device file: %w", err)
+// gatewaySettings returns the settings of the gateway, which need not be there
+// unless they are asked for.
+func gatewaySettings(root string, must bool) (gateway.Settings, error) {
+	files := gateway.Files{Dir: filepath.Join(root, gateway.Dir)}
+	if must {
+		if _, err := os.Stat(filepath.Join(files.Dir, gateway.GatewayFile)); err != nil {
+			return gateway.Settings{}, fmt.Errorf("device file: %w", err)
+		}
 	}
-	f, err := ini.LoadSources(ini.LoadOptions{IgnoreInlineComment: true, SkipUnrecognizableLines: true, IgnoreContinuation: true}, text)
-	if err != nil {
-		return nil, fmt.Errorf("device file %s: %w", path, err)
-	}
-	return f, nil
+	s, _, err := files.Load() // the engine tells what is wrong in them
+	return s, err
 }
 
 // keepToken stores a token in the device file.

@@ -1,23 +1,18 @@
 package provision
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"slices"
 	"strings"
 
-	"gopkg.in/ini.v1"
-
 	"github.com/exosite/gwe/gweinit/config"
+	"github.com/exosite/gwe/gweinit/gateway"
 	"github.com/exosite/gwe/gweinit/identity"
 )
 
 // The files below /data/gwe that follow from a provision.yaml.
 const (
 	settingsFile = "provision.yaml" // all that was ever given: the factory settings
-	gatewayFile  = "Gateway.cfg"
-	engineFile   = "Engine.config"
+	gatewayFile  = gateway.GatewayFile
+	engineFile   = gateway.EngineFile
 	caFile       = "keys/exosite-ca.pem"
 	keysFile     = "keys/firmware.pub"
 	networkFile  = "network.yaml"
@@ -27,7 +22,7 @@ const (
 var allFiles = []string{settingsFile, gatewayFile, engineFile, caFile, keysFile, networkFile, timezoneFile}
 
 // caPath is where the engine finds the certificates.
-const caPath = "/data/gwe/" + caFile
+const caPath = gateway.Dir + "/" + caFile
 
 // Files returns the files below /data/gwe that p changes, by their names. The
 // existing ones are only read; what p does not say stays in them. When p makes
@@ -46,14 +41,14 @@ func Files(p config.Provision, existing map[string][]byte) map[string][]byte {
 		files[gatewayFile] = gatewayConfig(p, existing[gatewayFile])
 	}
 	if p.LogLevel != "" || p.Exosite != (config.Exosite{}) {
-		engine := openINI(existing[engineFile])
-		set(engine, "engine", "debug_level", p.LogLevel)
-		set(engine, "exosite", "host", p.Exosite.Host)
+		engine := gateway.ParseINI(existing[engineFile])
+		set(engine, gateway.EngineSection, "debug_level", p.LogLevel)
+		set(engine, gateway.ExositeSection, "host", p.Exosite.Host)
 		if p.Exosite.CA != "" {
-			set(engine, "exosite", "ca", caPath)
+			set(engine, gateway.ExositeSection, "ca", caPath)
 			files[caFile] = []byte(p.Exosite.CA)
 		}
-		files[engineFile] = encodeINI(engine)
+		files[engineFile] = engine.Text()
 	}
 	if p.FirmwareKeys != nil {
 		files[keysFile] = []byte(strings.Join(p.FirmwareKeys, "\n") + "\n")
@@ -73,9 +68,8 @@ func isZero(p config.Provision) bool {
 		p.Network == nil && p.Timezone == "" && p.LogLevel == "" && p.FactoryReset == ""
 }
 
-// The section and the keys of Gateway.cfg.
+// The keys of Gateway.cfg.
 const (
-	device = "device"
 	cik    = "cik"
 	model  = "model"
 	vendor = "vendor"
@@ -84,19 +78,24 @@ const (
 )
 
 func gatewayConfig(p config.Provision, existing []byte) []byte {
-	f := openINI(existing)
-	if p.Product != "" && (p.Product != get(f, vendor) || p.Product != get(f, model)) ||
-		p.Serial != "" && p.Serial != get(f, uuid) ||
-		// Without a serial number the link's address is it; which link the
-		// default was is not known here.
-		p.Serial == "" && get(f, uuid) == "" && get(f, iface) != "" && p.Interface != "" && p.Interface != get(f, iface) {
-		f.Section(device).DeleteKey(cik)
+	f := gateway.ParseINI(existing)
+	before := gateway.Device(f)
+	set(f, gateway.DeviceSection, vendor, p.Product)
+	set(f, gateway.DeviceSection, model, p.Product)
+	set(f, gateway.DeviceSection, uuid, p.Serial)
+	set(f, gateway.DeviceSection, iface, p.Interface)
+	if !gateway.SameDevice(before, gateway.Device(f)) {
+		f.Delete(gateway.DeviceSection, cik)
 	}
-	set(f, device, vendor, p.Product)
-	set(f, device, model, p.Product)
-	set(f, device, uuid, p.Serial)
-	set(f, device, iface, p.Interface)
-	return encodeINI(f)
+	return f.Text()
+}
+
+// set sets a value, if there is one. Those of a provision.yaml and of an INI
+// file can always be written.
+func set(f *gateway.INI, section, key, value string) {
+	if value != "" {
+		f.Set(section, key, value)
+	}
 }
 
 // factory returns the record after a factory reset: it has only what follows from
@@ -105,7 +104,7 @@ func gatewayConfig(p config.Provision, existing []byte) []byte {
 // cannot read the factory settings, what may follow from them stays.
 func factory(r identity.Record, everything bool) identity.Record {
 	before := r.Files
-	gateway := openINI(before[gatewayFile])
+	own := gateway.ParseINI(before[gatewayFile])
 	p, err := config.ParseProvision(before[settingsFile])
 	if err != nil {
 		r.Files = map[string][]byte{}
@@ -115,8 +114,8 @@ func factory(r identity.Record, everything bool) identity.Record {
 			}
 		}
 		if _, ok := before[gatewayFile]; ok && everything {
-			gateway.Section(device).DeleteKey(cik)
-			r.Files[gatewayFile] = encodeINI(gateway)
+			own.Delete(gateway.DeviceSection, cik)
+			r.Files[gatewayFile] = own.Text()
 		}
 		return r
 	}
@@ -124,105 +123,15 @@ func factory(r identity.Record, everything bool) identity.Record {
 	if everything {
 		return r
 	}
-	f := openINI(r.Files[gatewayFile])
-	if get(gateway, cik) != "" {
-		f = ini.Empty() // the CIK's device, and nothing of another
+	f := gateway.ParseINI(r.Files[gatewayFile])
+	if own.Value(gateway.DeviceSection, cik) != "" {
+		f = gateway.ParseINI(nil) // the CIK's device, and nothing of another
 	}
 	for _, key := range []string{cik, model, vendor, uuid, iface} {
-		set(f, device, key, get(gateway, key))
+		set(f, gateway.DeviceSection, key, own.Value(gateway.DeviceSection, key))
 	}
-	if len(f.Section(device).Keys()) > 0 {
-		r.Files[gatewayFile] = encodeINI(f)
+	if text := f.Text(); len(text) > 0 {
+		r.Files[gatewayFile] = text
 	}
 	return r
-}
-
-// openINI returns what can be read of an INI file, if it is nothing.
-func openINI(text []byte) *ini.File {
-	for _, lenient := range []bool{false, true} {
-		if f, err := parseINI(text, lenient); err == nil {
-			return f
-		}
-	}
-	return ini.Empty()
-}
-
-// parseINI reads an INI file whole, or leniently: without lines that are none.
-func parseINI(text []byte, lenient bool) (f *ini.File, err error) {
-	defer caught(&err)
-	return ini.LoadSources(ini.LoadOptions{SkipUnrecognizableLines: lenient}, bytes.Clone(text))
-}
-
-// caught makes an error of a panic: a garbled file must not keep new settings
-// out for ever.
-func caught(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("panic: %v", r)
-	}
-}
-
-// get returns a value of the device.
-func get(f *ini.File, key string) string { return value(f, device, key) }
-
-func value(f *ini.File, section, key string) string {
-	if s, err := f.GetSection(section); err == nil && s.HasKey(key) {
-		return s.Key(key).Value()
-	}
-	return ""
-}
-
-// set sets a value, if there is one.
-func set(f *ini.File, section, key, value string) {
-	if value != "" {
-		f.Section(section).Key(key).SetValue(value)
-	}
-}
-
-// encodeINI returns the text of an INI file. One that the library would not
-// read as the same, such as with a backslash at the end of a line, loses all
-// that is not known here.
-func encodeINI(f *ini.File) []byte {
-	if text, err := tryINI(f); err == nil {
-		return text
-	}
-	known := ini.Empty()
-	for _, at := range []struct{ section, key string }{
-		{device, cik}, {device, model}, {device, vendor}, {device, uuid}, {device, iface},
-		{"engine", "debug_level"}, {"exosite", "host"}, {"exosite", "ca"},
-	} {
-		if v := value(f, at.section, at.key); !strings.ContainsFunc(v, garbled) {
-			set(known, at.section, at.key, v)
-		}
-	}
-	text, _ := tryINI(known)
-	return text
-}
-
-// garbled says whether r is in no value that is known here.
-func garbled(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"'`\\#;%", r) }
-
-func tryINI(f *ini.File) (text []byte, err error) {
-	defer caught(&err)
-	var buf bytes.Buffer
-	if _, err := f.WriteTo(&buf); err != nil {
-		return nil, err
-	}
-	back, err := parseINI(buf.Bytes(), false)
-	if err == nil && !sameINI(f, back) {
-		err = errors.New("reads back differently")
-	}
-	return buf.Bytes(), err
-}
-
-// sameINI compares sections, keys and values.
-func sameINI(a, b *ini.File) bool {
-	list := func(f *ini.File) (all []string) {
-		for _, s := range f.Sections() {
-			for _, k := range s.Keys() {
-				all = append(all, s.Name(), k.Name(), k.Value())
-			}
-		}
-		return all
-	}
-	return slices.Equal(list(a), list(b))
 }

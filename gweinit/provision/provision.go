@@ -24,6 +24,7 @@ import (
 
 	"github.com/exosite/gwe/gweinit/config"
 	"github.com/exosite/gwe/gweinit/durable"
+	"github.com/exosite/gwe/gweinit/gateway"
 	"github.com/exosite/gwe/gweinit/identity"
 )
 
@@ -298,8 +299,7 @@ func (g Gateway) existing(r identity.Record, owed []string) map[string][]byte {
 }
 
 func isINI(text []byte) bool {
-	_, err := parseINI(text, false)
-	return err == nil && len(bytes.TrimSpace(text)) > 0
+	return len(gateway.ParseINI(text).Problems()) == 0 && len(bytes.TrimSpace(text)) > 0
 }
 
 // write makes files in Dir what they are in the record, and returns the names

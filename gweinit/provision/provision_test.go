@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/exosite/gwe/gweinit/config"
+	"github.com/exosite/gwe/gweinit/gateway"
 	"github.com/exosite/gwe/gweinit/identity"
 	"github.com/exosite/gwe/gweinit/powercut"
 	"github.com/exosite/gwe/gweinit/ubenv"
@@ -504,7 +505,7 @@ func TestRefused(t *testing.T) {
 		{"the record cannot be saved", string(good), "save the settings, nothing was changed: identity: write 0x100000: input/output error\n",
 			func(g *Gateway, d *powercut.Disk) { g.Store = identity.NewStore(failingStore{partition{d, 0}}) }},
 		{"the record is full", "exosite:\n  ca: |\n" + "    " + strings.ReplaceAll(strings.TrimSpace(strings.Repeat(ca, 7)), "\n", "\n    ") + "\n",
-			"save the settings, nothing was changed: identity: 9 files take 67645 bytes with their names, there is room for 65484\n",
+			"save the settings, nothing was changed: identity: 9 files take 67643 bytes with their names, there is room for 65484\n",
 			func(g *Gateway, d *powercut.Disk) {
 				files := before()
 				files["large"] = make([]byte, 50000)
@@ -595,7 +596,7 @@ func TestMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := files(t, dir)
-		if f := openINI(got[gatewayFile]); get(f, cik) != "new" || get(f, uuid) != "t" || get(f, vendor) != "q" || get(f, "mine") != "1" {
+		if f := gateway.ParseINI(got[gatewayFile]); f.Value("device", cik) != "new" || f.Value("device", uuid) != "t" || f.Value("device", vendor) != "q" || f.Value("device", "mine") != "1" {
 			t.Errorf("Gateway.cfg:\n%s", got[gatewayFile])
 		}
 		if !strings.Contains(string(got[networkFile]), "a.org") || string(got[timezoneFile]) != map[string]string{"": "UTC\n", "timezone: Europe/Berlin": "Europe/Berlin\n"}[next] {
@@ -628,7 +629,7 @@ func TestMemoryThenRefused(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	got := files(t, dir)
-	if f := openINI(got[gatewayFile]); get(f, vendor) != "q" || !strings.Contains(string(got[networkFile]), "a.org") {
+	if f := gateway.ParseINI(got[gatewayFile]); f.Value("device", vendor) != "q" || !strings.Contains(string(got[networkFile]), "a.org") {
 		t.Errorf("what was owed is not there:\n%s", show(got))
 	}
 }

@@ -1,0 +1,155 @@
+// Package command takes what the cloud orders by engine_fetch, and has it done
+// once, whatever the network and the power do.
+//
+// A command is known by when it was written and by its text. Taking it is one
+// durable write, after which the value in the cloud is cleared; one that comes
+// again, since the clearing failed or the server pushed it twice, is known. What
+// is begun is noted before, so that who installs learns after a power cut that
+// it may have been there already.
+package command
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Limits of a command.
+const (
+	maxValue = 64 << 10 // bytes of engine_fetch
+	maxItems = 32
+	maxName  = 200 // bytes; a file of this name has room for what is added to it
+)
+
+// Item is one content that is to be installed.
+type Item struct {
+	Name   string `json:"name"`             // of the product's content
+	SHA256 string `json:"sha256,omitempty"` // of it, in hexadecimal; "": not told
+}
+
+// order is the JSON of engine_fetch.
+type order struct {
+	Install []Item `json:"install"`
+}
+
+// Parse reads the value of engine_fetch, {"install": [{"name": "NAME"}, ...]}.
+// The error says what is wrong with it, for the person who wrote it.
+func Parse(value string) ([]Item, error) {
+	if len(value) > maxValue {
+		return nil, fmt.Errorf("the command has %d bytes, at most %d are taken", len(value), maxValue)
+	}
+	if !utf8.ValidString(value) {
+		return nil, errors.New("the command is not UTF-8")
+	}
+	d := json.NewDecoder(strings.NewReader(value))
+	var keys map[string]json.RawMessage
+	if err := d.Decode(&keys); err != nil {
+		return nil, fmt.Errorf(`the command is no JSON object such as {"install": [{"name": "NAME.v1.tar.gz"}]}: %w`, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("there is something behind the command's closing brace")
+	}
+	for key := range keys {
+		if key != "install" {
+			return nil, fmt.Errorf("unknown command %.60q; this firmware knows install", key)
+		}
+	}
+	if keys == nil || keys["install"] == nil {
+		return nil, errors.New("the command says nothing to install")
+	}
+	d = json.NewDecoder(bytes.NewReader(keys["install"]))
+	d.DisallowUnknownFields()
+	var items []Item
+	if err := d.Decode(&items); err != nil {
+		return nil, fmt.Errorf(`install: want a list such as [{"name": "NAME.v1.tar.gz"}]: %w`, err)
+	}
+	switch {
+	case len(items) == 0:
+		return nil, errors.New("install: the list is empty")
+	case len(items) > maxItems:
+		return nil, fmt.Errorf("install: %d entries, at most %d are taken", len(items), maxItems)
+	}
+	seen := map[string]bool{}
+	for i, item := range items {
+		if err := item.check(); err != nil {
+			return nil, fmt.Errorf("install: entry %d: %w", i+1, err)
+		}
+		if seen[item.Name] {
+			return nil, fmt.Errorf("install: %.200q is there twice", item.Name)
+		}
+		seen[item.Name] = true
+		items[i].SHA256 = strings.ToLower(item.SHA256)
+	}
+	return items, nil
+}
+
+// check says whether the item can be one: its name becomes that of a file.
+func (i Item) check() error {
+	switch {
+	case i.Name == "":
+		return errors.New("it has no name")
+	case len(i.Name) > maxName:
+		return fmt.Errorf("the name has %d bytes, at most %d are taken", len(i.Name), maxName)
+	case strings.HasPrefix(i.Name, ".") || strings.HasPrefix(i.Name, "-") || strings.ContainsFunc(i.Name, func(r rune) bool {
+		return r == '/' || r == '\\' || r == utf8.RuneError || !unicode.IsPrint(r)
+	}):
+		return fmt.Errorf("%.200q is no name of a file: it begins with a dot or a dash, or has a slash or what cannot be printed in it", i.Name)
+	}
+	if sum, err := hex.DecodeString(i.SHA256); i.SHA256 != "" && (err != nil || len(sum) != sha256.Size) {
+		return fmt.Errorf("sha256 of %.200q: %.80q is none: want 64 hexadecimal digits", i.Name, i.SHA256)
+	}
+	return nil
+}
+
+// Job is what an Installer is to do: items of one command, all or none.
+type Job struct {
+	// ID is the same each time that this is tried, and never that of another.
+	ID    string
+	Items []Item
+	// Again says that an earlier Install of this ID did not come to its end:
+	// the power went, or it returned what is worth another try. It may have
+	// done all of its work, and must not do that twice.
+	Again bool
+	// Fetch downloads an item, and returns the path of the file, which is
+	// removed when the command is done. Its error is to be returned.
+	Fetch func(ctx context.Context, item Item) (path string, err error)
+}
+
+// Installer installs a kind of content. The installers of a gateway are few; who
+// has them all decides by Takes.
+type Installer interface {
+	// Takes says whether this is one of its, by the name.
+	Takes(name string) bool
+	// Install does the job as one transaction, and returns what there is to
+	// tell about it: it goes to fetch_status. It returns soon when ctx ends.
+	// For a Job that is done already it returns what it returned then. An
+	// error made by Later has it called again, any other is final.
+	Install(ctx context.Context, job Job) (output string, err error)
+}
+
+// later is an error that another try may not bring.
+type later struct{ error }
+
+func (l later) Unwrap() error { return l.error }
+
+// Later marks err as one that may pass: the network's, for instance.
+func Later(err error) error { return later{err} }
+
+// key is by what a command is known.
+func key(value string, at time.Time) string {
+	sum := sha256.Sum256([]byte(value))
+	seconds := int64(0)
+	if !at.IsZero() {
+		seconds = at.Unix() // HTTP has no more
+	}
+	return fmt.Sprintf("%d-%s", seconds, hex.EncodeToString(sum[:8]))
+}

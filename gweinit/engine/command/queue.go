@@ -1,0 +1,443 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/exosite/gwe/gweinit/durable"
+)
+
+const (
+	maxState    = 1 << 20 // bytes of the queue's file
+	maxQueue    = 32      // commands that wait
+	maxSeen     = 64      // commands that are known if they come again
+	maxOutcomes = 32      // that wait to be reported
+	maxOutput   = 16 << 10
+
+	maxTries  = 40 // of a command that could be done later, about a day and a half
+	firstWait = 30 * time.Second
+	longest   = time.Hour
+)
+
+// state is the queue's file. A later firmware may add to it, and the other slot
+// has to read it.
+type state struct {
+	// Seen are the keys of the newest commands.
+	Seen []string `json:"seen,omitempty"`
+	// Uncleared is the key of the command whose value may still be in the
+	// cloud.
+	Uncleared string    `json:"uncleared,omitempty"`
+	Queue     []queued  `json:"queue,omitempty"`
+	Outcomes  []Outcome `json:"outcomes,omitempty"`
+}
+
+// queued is a command that was taken.
+type queued struct {
+	ID      string `json:"id"`
+	Items   []Item `json:"items"`
+	Done    int    `json:"done,omitempty"`    // items
+	Started bool   `json:"started,omitempty"` // Install was called for the next items
+	Tries   int    `json:"tries,omitempty"`
+	Output  string `json:"output,omitempty"` // of the items that are done
+	Error   string `json:"error,omitempty"`  // of the last try
+}
+
+// Outcome is what fetch_status gets when a command is done.
+type Outcome struct {
+	ID   string `json:"id"`
+	Text string `json:"text"`
+	// Sending says that the text may be there already.
+	Sending bool `json:"sending,omitempty"`
+}
+
+// Status is a command as engine_report shows it.
+type Status struct {
+	ID    string   `json:"id"`
+	Names []string `json:"names"`
+	State string   `json:"state"` // queued, installing, waiting
+	Error string   `json:"error,omitempty"`
+}
+
+// Queue holds the commands that were taken, in a file. It is safe for concurrent
+// use; Run is for one goroutine.
+type Queue struct {
+	Path       string
+	Installers []Installer
+	// Fetch downloads an item for Job.Fetch. Files of commands that are done
+	// are Forget's.
+	Fetch  func(ctx context.Context, id string, item Item) (path string, err error)
+	Forget func(id string)
+	// Changed is called, not from within a call of the Queue, when there is an
+	// outcome to report.
+	Changed func()
+	Log     *slog.Logger
+
+	write func(path string, data []byte, mode os.FileMode) error // tests have another
+
+	mu      sync.Mutex
+	state   state
+	busy    bool // an Install runs
+	wake    chan struct{}
+	waiting time.Time // the head is not tried before
+}
+
+// Open reads the queue's file. The error is for a report: the queue works, but a
+// garbled file was put aside, as NAME.garbled.
+func (q *Queue) Open() error {
+	q.wake = make(chan struct{}, 1)
+	if q.write == nil {
+		q.write = durable.WriteFile
+	}
+	data, err := durable.ReadFile(q.Path, maxState)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var st state
+	if err == nil {
+		err = json.Unmarshal(data, &st)
+	}
+	if err == nil {
+		err = st.check()
+	}
+	if err != nil {
+		err = fmt.Errorf("read the commands in %s: %w; they are forgotten, and what is in engine_fetch is taken again", q.Path, err)
+		return errors.Join(err, os.Rename(q.Path, q.Path+".garbled"))
+	}
+	q.state = st
+	return nil
+}
+
+// check says whether a state can be worked with.
+func (s state) check() error {
+	for _, c := range s.Queue {
+		if c.ID == "" || c.Done < 0 || c.Done >= len(c.Items) {
+			return fmt.Errorf("command %.80q has %d of %d items done", c.ID, c.Done, len(c.Items))
+		}
+		for _, item := range c.Items {
+			if err := item.check(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// save changes the state, durably, or not at all.
+func (q *Queue) save(change func(*state)) error {
+	next := state{
+		Seen: slices.Clone(q.state.Seen), Uncleared: q.state.Uncleared,
+		Queue: slices.Clone(q.state.Queue), Outcomes: slices.Clone(q.state.Outcomes),
+	}
+	change(&next)
+	next.Seen = next.Seen[max(0, len(next.Seen)-maxSeen):]
+	next.Outcomes = next.Outcomes[max(0, len(next.Outcomes)-maxOutcomes):]
+	data, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if err := q.write(q.Path, append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	q.state = next
+	return nil
+}
+
+// Take takes the command in a value of engine_fetch that was written at this
+// time, zero if that is not known. It returns once the command is on the disk, or
+// was before: then the value can be cleared, and Cleared called. A command that
+// is none has an outcome that says why.
+func (q *Queue) Take(value string, at time.Time) (taken bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	id := key(value, at)
+	known := slices.Contains(q.state.Seen, id)
+	if at.IsZero() { // then the same text is the same command, until it was cleared
+		_, sum, _ := strings.Cut(id, "-")
+		known = q.state.Uncleared != "" && strings.HasSuffix(q.state.Uncleared, "-"+sum)
+	}
+	if known {
+		return false, nil
+	}
+	items, bad := Parse(value)
+	if bad == nil && len(q.state.Queue) >= maxQueue {
+		bad = fmt.Errorf("%d commands wait already", maxQueue)
+	}
+	if at.IsZero() { // it may come again
+		id = fmt.Sprintf("%x-%s", rand.Uint64(), strings.TrimPrefix(id, "0-"))
+	}
+	err = q.save(func(s *state) {
+		s.Seen = append(s.Seen, id)
+		s.Uncleared = id
+		if bad != nil {
+			s.Outcomes = append(s.Outcomes, Outcome{ID: id, Text: statusLine(id, "refused: "+bad.Error())})
+		} else {
+			s.Queue = append(s.Queue, queued{ID: id, Items: items})
+		}
+	})
+	if err != nil {
+		return false, fmt.Errorf("take a command: %w", err)
+	}
+	if bad != nil {
+		q.Log.Warn("command refused", "id", id, "why", bad)
+	} else {
+		q.Log.Info("command taken", "id", id, "install", names(items))
+	}
+	q.poke()
+	return true, nil
+}
+
+// Cleared says that the value of the newest command is no longer in the cloud.
+func (q *Queue) Cleared() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.state.Uncleared == "" {
+		return nil
+	}
+	return q.save(func(s *state) { s.Uncleared = "" })
+}
+
+// Outcomes returns what is to be reported, in order.
+func (q *Queue) Outcomes() []Outcome {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.state.Outcomes)
+}
+
+// Sending says that an outcome is about to be reported. If the engine ends
+// meanwhile, Outcomes tells later that it may have been.
+func (q *Queue) Sending(id string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.save(func(s *state) {
+		for i := range s.Outcomes {
+			s.Outcomes[i].Sending = s.Outcomes[i].Sending || s.Outcomes[i].ID == id
+		}
+	})
+}
+
+// Sent forgets an outcome that was reported.
+func (q *Queue) Sent(id string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.save(func(s *state) {
+		s.Outcomes = slices.DeleteFunc(s.Outcomes, func(o Outcome) bool { return o.ID == id })
+	})
+}
+
+// Status returns the commands that are not done yet.
+func (q *Queue) Status() []Status {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var all []Status
+	for i, c := range q.state.Queue {
+		st := Status{ID: c.ID, Names: names(c.Items[c.Done:]), State: "queued", Error: c.Error}
+		if i == 0 && q.busy {
+			st.State = "installing"
+		} else if i == 0 && time.Now().Before(q.waiting) {
+			st.State = "waiting"
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
+// Holds says whether the files of a command are still needed.
+func (q *Queue) Holds(id string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.ContainsFunc(q.state.Queue, func(c queued) bool { return c.ID == id })
+}
+
+func names(items []Item) (names []string) {
+	for _, item := range items {
+		names = append(names, item.Name)
+	}
+	return names
+}
+
+func (q *Queue) poke() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run does the commands one after the other, until ctx ends.
+func (q *Queue) Run(ctx context.Context) {
+	for {
+		for ctx.Err() == nil && q.Step(ctx) {
+		}
+		q.mu.Lock()
+		var timer <-chan time.Time
+		if len(q.state.Queue) > 0 {
+			// Also one that could not be saved.
+			timer = time.After(max(time.Until(q.waiting), time.Second))
+		}
+		q.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-q.wake:
+		case <-timer:
+		}
+	}
+}
+
+// Step does the next part of the first command, and says whether something was
+// done: not if there is none, or it has to wait.
+func (q *Queue) Step(ctx context.Context) bool {
+	q.mu.Lock()
+	if len(q.state.Queue) == 0 || time.Now().Before(q.waiting) {
+		q.mu.Unlock()
+		return false
+	}
+	c := q.state.Queue[0]
+	installer, items := q.next(c)
+	job := Job{ID: fmt.Sprintf("%s-%d", c.ID, c.Done), Items: items, Again: c.Started}
+	job.Fetch = func(ctx context.Context, item Item) (string, error) { return q.Fetch(ctx, c.ID, item) }
+	if installer != nil && !c.Started {
+		if err := q.save(func(s *state) { s.Queue[0].Started = true }); err != nil {
+			q.Log.Error("begin a command", "id", c.ID, "err", err)
+			q.mu.Unlock()
+			return false
+		}
+	}
+	q.busy = true
+	q.mu.Unlock()
+
+	var output string
+	err := fmt.Errorf("this firmware has nothing that installs such a file: %.200q", items[0].Name)
+	if installer != nil {
+		output, err = install(ctx, installer, job)
+	}
+
+	q.mu.Lock()
+	q.busy = false
+	defer q.mu.Unlock()
+	if ctx.Err() != nil && err != nil {
+		return false // the engine ends; the next one is told that it was begun
+	}
+	return q.done(c, items, output, err)
+}
+
+// next returns the items at the head of a command that go together, and who
+// installs them, which is nil if nobody does.
+func (q *Queue) next(c queued) (Installer, []Item) {
+	who := func(item Item) Installer {
+		for _, i := range q.Installers {
+			if i.Takes(item.Name) {
+				return i
+			}
+		}
+		return nil
+	}
+	first, n := who(c.Items[c.Done]), 1
+	for c.Done+n < len(c.Items) && who(c.Items[c.Done+n]) == first {
+		n++
+	}
+	return first, c.Items[c.Done : c.Done+n]
+}
+
+// install calls an installer, whose panic is an error like any other.
+func install(ctx context.Context, i Installer, job Job) (output string, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			if r, ok := r.(powerCut); ok {
+				panic(r)
+			}
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return i.Install(ctx, job)
+}
+
+// powerCut is for tests.
+type powerCut struct{ error }
+
+// done notes how a part of the first command ended. q.mu is held.
+func (q *Queue) done(c queued, items []Item, output string, err error) bool {
+	output = limited(output)
+	if again := (later{}); errors.As(err, &again) && c.Tries+1 < maxTries {
+		wait := min(firstWait<<min(c.Tries, 20), longest)
+		q.waiting = time.Now().Add(wait/2 + rand.N(wait/2))
+		q.Log.Warn("command has to wait", "id", c.ID, "err", err, "until", q.waiting.UTC().Format(time.RFC3339))
+		if err := q.save(func(s *state) {
+			s.Queue[0].Tries++
+			s.Queue[0].Error = limited(err.Error())
+		}); err != nil {
+			q.Log.Error("note a try", "id", c.ID, "err", err)
+		}
+		return true
+	}
+	last := c.Done+len(items) == len(c.Items)
+	what := strings.Join(names(items), ", ")
+	result := "installed: " + what
+	if err != nil {
+		result = fmt.Sprintf("failed: %s: %v", what, err)
+		if rest := c.Items[c.Done+len(items):]; len(rest) > 0 {
+			result += "; not tried: " + strings.Join(names(rest), ", ")
+		}
+	}
+	text := c.Output + withNewline(output)
+	saved := q.save(func(s *state) {
+		if err == nil && !last {
+			s.Queue[0] = queued{ID: c.ID, Items: c.Items, Done: c.Done + len(items), Output: limited(text + statusLine(c.ID, result) + "\n")}
+			return
+		}
+		s.Queue = s.Queue[1:]
+		s.Outcomes = append(s.Outcomes, Outcome{ID: c.ID, Text: limited(text) + statusLine(c.ID, result)})
+	})
+	if saved != nil {
+		q.Log.Error("note that a command is done", "id", c.ID, "err", saved)
+		q.waiting = time.Now().Add(firstWait)
+		return false
+	}
+	q.Log.Info("command", "id", c.ID, "result", result)
+	q.waiting = time.Time{}
+	if err != nil || last {
+		if q.Forget != nil {
+			q.Forget(c.ID)
+		}
+		if q.Changed != nil {
+			go q.Changed()
+		}
+	}
+	return true
+}
+
+// statusLine is the last line of what fetch_status gets. The ID makes it one of
+// its own.
+func statusLine(id, result string) string { return fmt.Sprintf("gwe: command %s %s", id, result) }
+
+func withNewline(s string) string {
+	if s != "" && !strings.HasSuffix(s, "\n") {
+		s += "\n"
+	}
+	return s
+}
+
+// limited is text with the end of what is too long, which says more than the
+// beginning.
+func limited(s string) string {
+	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "\uFFFD")
+	if len(s) <= maxOutput {
+		return s
+	}
+	s = s[len(s)-maxOutput:]
+	for !utf8.RuneStart(s[0]) {
+		s = s[1:]
+	}
+	return "...\n" + s
+}

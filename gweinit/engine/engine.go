@@ -1,0 +1,528 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/exosite/gwe/gweinit/durable"
+	"github.com/exosite/gwe/gweinit/engine/command"
+	"github.com/exosite/gwe/gweinit/engine/report"
+	"github.com/exosite/gwe/gweinit/exosite"
+	"github.com/exosite/gwe/gweinit/exosite/usage"
+	"github.com/exosite/gwe/gweinit/gateway"
+)
+
+// The resources of a gateway.
+const (
+	engineReport   = "engine_report"
+	deviceInfo     = "device_info"
+	usageReport    = "usage_report"
+	engineFetch    = "engine_fetch"
+	fetchStatus    = "fetch_status"
+	updateInterval = "update_interval"
+)
+
+const (
+	// checkInLimit is for one check-in, on the slowest network.
+	checkInLimit = 10 * time.Minute
+	// activationLimit is for one activation.
+	activationLimit = 3 * time.Minute
+	// lookAgain is when the commands are looked for again after one that was
+	// pushed: times have whole seconds, and a second command of the same second
+	// is not pushed.
+	lookAgain = 2 * time.Second
+	// resend is how old a report gets whose facts have not changed.
+	resend = time.Hour
+)
+
+// cloud is Exosite, as far as the engine uses it: *exosite.Client is one.
+type cloud interface {
+	Activate(ctx context.Context, serial string) (cik string, err error)
+	WriteRead(ctx context.Context, writes []exosite.Value, aliases ...string) (map[string]string, error)
+	Wait(ctx context.Context, alias string, since time.Time, timeout time.Duration) (value string, modified time.Time, err error)
+	Timestamp(ctx context.Context) (time.Time, error)
+	CIK() string
+	Close()
+}
+
+// host is what the engine runs on: PID 1, on a gateway.
+type host interface {
+	// Status is gweinit.status; nil if there is no PID 1 of ours.
+	Status(ctx context.Context) json.RawMessage
+	// Programs are those that are hosted; nil if nobody hosts any.
+	Programs(ctx context.Context) []report.Program
+	// CheckedIn tells that the cloud was reached.
+	CheckedIn(ctx context.Context) error
+	// KeepIdentity has the settings kept where the loss of /data does not
+	// reach.
+	KeepIdentity(ctx context.Context) error
+}
+
+// Engine is Gateway Engine: it reports to the cloud and does what that orders.
+// All but the watcher and the execution of commands is one goroutine.
+type Engine struct {
+	root     string // all files are below it
+	version  string
+	log      *slog.Logger
+	level    *slog.LevelVar
+	host     host
+	files    gateway.Files
+	queue    *command.Queue
+	meter    *exosite.Meter
+	schedule schedule
+	// connect makes the client for the settings, and the watcher of
+	// engine_fetch, which is nil if nothing is pushed.
+	connect func(gateway.Settings) (cloud, watcher, error)
+	changes <-chan struct{}  // the settings may have been changed; may be nil
+	asked   <-chan os.Signal // somebody wants a check-in now; may be nil
+
+	settings gateway.Settings
+	cloud    cloud
+	watcher  watcher
+	endWatch context.CancelFunc // nil: nothing is watched
+	notices  chan notice
+	kick     chan struct{}
+
+	problems map[string]string // what is wrong for longer, by what it is about
+	sent     map[string]sentReport
+	attempts int // check-ins tried
+	failures int // of them in a row
+}
+
+// sentReport is a report that the cloud has.
+type sentReport struct {
+	facts string
+	at    time.Time
+}
+
+// notice is what the watcher tells.
+type notice struct {
+	value string // of engine_fetch
+	at    time.Time
+	err   error // the CIK is bad
+}
+
+// problem notes what is wrong with something, or, if err is nil, that nothing
+// is. The report says so.
+func (e *Engine) problem(about string, err error) {
+	if err == nil {
+		delete(e.problems, about)
+		return
+	}
+	if e.problems[about] != err.Error() {
+		e.log.Error(about, "err", err)
+	}
+	e.problems[about] = err.Error()
+}
+
+// load reads the settings, and connects by them if what matters for that has
+// changed.
+func (e *Engine) load() error {
+	s, problems, err := e.files.Load()
+	if err != nil {
+		e.problem("settings", err)
+		return err
+	}
+	e.problem("settings", errors.Join(problems...))
+	e.level.Set(slogLevel(s.DebugLevel))
+	before := e.settings
+	e.settings = s
+	// These don't need another client.
+	s.DebugLevel, s.UpdateInterval, s.ActivationRetry = before.DebugLevel, before.UpdateInterval, before.ActivationRetry
+	if e.cloud != nil && s == before {
+		return nil
+	}
+	e.stopWatch()
+	if e.cloud != nil {
+		e.cloud.Close()
+		e.cloud = nil
+	}
+	c, w, err := e.connect(e.settings)
+	if err != nil {
+		return err
+	}
+	e.cloud, e.watcher = c, w
+	clear(e.sent) // it may be another device, or another cloud
+	return nil
+}
+
+// Run runs the engine until ctx ends. The first check-in comes within spread.
+func (e *Engine) Run(ctx context.Context, spread time.Duration) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	defer func() {
+		e.stopWatch()
+		cancel()
+		<-done
+	}()
+	go func() {
+		defer close(done)
+		e.queue.Run(ctx)
+	}()
+	// What is wrong with the settings is told at the first attempt.
+	if err := e.load(); err == nil && e.cloud.CIK() == "" {
+		spread = min(spread, startSpread)
+	}
+	next := time.NewTimer(e.schedule.first(spread, e.settings.UpdateInterval))
+	look := time.NewTimer(time.Hour)
+	look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.changes:
+			before := e.settings
+			if err := e.load(); err != nil {
+				e.problem("settings", err)
+				continue // the old client is gone; the next change may help
+			}
+			e.problem("settings", nil)
+			if before == e.settings {
+				continue
+			}
+			e.log.Info("settings changed")
+			if before.UpdateInterval != e.settings.UpdateInterval && e.failures == 0 {
+				next.Reset(e.schedule.next(e.settings.UpdateInterval))
+			}
+			if e.endWatch != nil || e.cloud == nil { // another detail
+				continue
+			}
+		case n := <-e.notices:
+			if n.err != nil {
+				e.stopWatch()
+				break
+			}
+			if err := e.take(ctx, n.value, n.at); err != nil {
+				e.problem(engineFetch, err)
+			}
+			look.Reset(lookAgain)
+		case <-look.C:
+		case <-e.kick:
+		case <-e.asked:
+		case <-next.C:
+		}
+		next.Reset(e.attempt(ctx))
+	}
+}
+
+// attempt tries a check-in, and returns when the next one is due.
+func (e *Engine) attempt(ctx context.Context) time.Duration {
+	err := e.reach(ctx)
+	if ctx.Err() != nil {
+		return time.Hour
+	}
+	e.attempts++
+	wait, activating := time.Duration(0), errors.As(err, new(activationError))
+	switch {
+	case err == nil:
+		if e.failures > 0 {
+			e.log.Info("checked in again", "failures", e.failures)
+		}
+		e.failures = 0
+		wait = e.schedule.next(e.settings.UpdateInterval)
+		e.watch(ctx)
+	case activating:
+		e.failures++
+		wait = e.schedule.activation(e.settings.ActivationRetry)
+		e.log.Error("activate", "err", err, "again in", wait.Round(time.Second))
+	default:
+		e.failures++
+		wait = e.schedule.retry(e.failures, e.settings.UpdateInterval)
+		e.log.Error("check in", "err", err, "again in", wait.Round(time.Second))
+	}
+	e.note(err, wait)
+	return wait
+}
+
+// activationError is one of activating, which has an interval of its own.
+type activationError struct{ error }
+
+func (a activationError) Unwrap() error { return a.error }
+
+// reach checks in, and activates the gateway before if it has to. A CIK that was
+// refused stays until there is a new one, and is tried again: a server may have
+// been wrong.
+func (e *Engine) reach(ctx context.Context) error {
+	if e.cloud == nil {
+		if err := e.load(); err != nil {
+			return err
+		}
+	}
+	if e.cloud.CIK() != "" || e.settings.Certificate != "" {
+		err := e.checkIn(ctx)
+		if !errors.Is(err, exosite.ErrBadCIK) {
+			return err
+		}
+		e.log.Warn("the cloud does not know the CIK any more: activating again", "err", err)
+	}
+	if err := e.activate(ctx); err != nil {
+		return activationError{err}
+	}
+	return e.checkIn(ctx)
+}
+
+// activate gets a CIK and stores it before it is used.
+func (e *Engine) activate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, activationLimit)
+	defer cancel()
+	id, err := e.serial(ctx)
+	if err != nil {
+		return err
+	}
+	cik, err := e.cloud.Activate(ctx, id.serial)
+	if err != nil {
+		return err
+	}
+	e.log.Info("activated", "serial", id.serial)
+	changes := []gateway.Change{{File: gateway.GatewayFile, Section: gateway.DeviceSection, Key: "cik", Value: cik}}
+	if id.iface != "" { // by which it is known from now on
+		changes = append(changes, gateway.Change{File: gateway.GatewayFile, Section: gateway.DeviceSection, Key: "iface", Value: id.iface})
+	}
+	_, stored := e.files.Update(func(now gateway.Settings) []gateway.Change {
+		if !gateway.SameDevice(now, e.settings) {
+			return nil // somebody has just made it another device, whose CIK this is not
+		}
+		return changes
+	})
+	e.settings.CIK = cik
+	if id.iface != "" {
+		e.settings.Iface = id.iface
+	}
+	e.problem("store the CIK", stored)
+	e.problem("keep the identity", e.host.KeepIdentity(ctx))
+	clear(e.sent)
+	return nil
+}
+
+// checkIn reports, asks what is to be done, and takes that.
+func (e *Engine) checkIn(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkInLimit)
+	defer cancel()
+	if e.watcher != nil && e.endWatch == nil {
+		// What is written after this is for the watcher.
+		now, err := e.cloud.Timestamp(ctx)
+		if err != nil {
+			return err
+		}
+		e.watcher.since(now.Add(-time.Second))
+	}
+	reports := e.reports(ctx)
+	var writes []exosite.Value
+	for _, alias := range slices.Sorted(maps.Keys(reports)) {
+		writes = append(writes, exosite.Value{Alias: alias, Value: reports[alias].Text})
+	}
+	values, err := e.cloud.WriteRead(ctx, writes, engineFetch, updateInterval)
+	if err != nil {
+		return err
+	}
+	for alias, r := range reports {
+		e.sent[alias] = sentReport{r.Facts, time.Now()}
+	}
+	e.problem("tell PID 1 of the check-in", e.host.CheckedIn(ctx))
+	// One that fails does not keep the others from being done.
+	return errors.Join(
+		e.setInterval(ctx, values[updateInterval]),
+		e.fetch(ctx, values[engineFetch]),
+		e.reportOutcomes(ctx),
+	)
+}
+
+// reports returns the reports that are due.
+func (e *Engine) reports(ctx context.Context) map[string]report.Report {
+	all := e.allReports(ctx)
+	for alias, r := range all {
+		last, ok := e.sent[alias]
+		if ok && last.facts == r.Facts && time.Since(last.at) < resend {
+			delete(all, alias)
+		}
+	}
+	return all
+}
+
+// allReports returns the reports as they are now. One that cannot be made is
+// missing.
+func (e *Engine) allReports(ctx context.Context) map[string]report.Report {
+	all := map[string]report.Report{}
+	add := func(alias string, r report.Report, err error) {
+		if e.problem(alias, err); err == nil {
+			all[alias] = r
+		}
+	}
+	device, err := report.Device(cmp.Or(e.root, "/"))
+	add(deviceInfo, device, err)
+	// Its facts are none: it changes with each request.
+	used, err := usage.Add(filepath.Join(e.root, usage.File), e.meter.Take())
+	text := []byte("{}")
+	if err == nil {
+		text, err = json.Marshal(used)
+	}
+	add(usageReport, report.Report{Text: string(text)}, err)
+
+	state := report.Engine{Version: e.version, Status: e.host.Status(ctx), Programs: e.host.Programs(ctx)}
+	for _, c := range e.queue.Status() {
+		state.Commands = append(state.Commands, c)
+	}
+	for _, about := range slices.Sorted(maps.Keys(e.problems)) {
+		state.Errors = append(state.Errors, about+": "+e.problems[about])
+	}
+	engine, err := state.Report()
+	add(engineReport, engine, err)
+	return all
+}
+
+// setInterval stores a new update_interval, and clears it in the cloud.
+func (e *Engine) setInterval(ctx context.Context, value string) error {
+	if value == "" {
+		return nil
+	}
+	seconds, err := strconv.Atoi(strings.TrimSpace(value))
+	if err != nil || seconds < 1 || time.Duration(seconds)*time.Second > gateway.MaxInterval {
+		e.problem(updateInterval, fmt.Errorf("%.40q is none: want seconds, 1 to %d", value, gateway.MaxInterval/time.Second))
+	} else {
+		err := e.files.Set(gateway.Change{File: gateway.EngineFile, Section: gateway.EngineSection, Key: updateInterval, Value: strconv.Itoa(seconds)})
+		if e.settings.UpdateInterval = time.Duration(seconds) * time.Second; err != nil {
+			e.problem(updateInterval, fmt.Errorf("it counts until the engine ends, as it cannot be stored: %w", err))
+			return nil // the next check-in tries again
+		}
+		e.log.Info("new update interval", "seconds", seconds)
+		e.problem(updateInterval, nil)
+		e.problem("keep the identity", e.host.KeepIdentity(ctx))
+	}
+	_, err = e.cloud.WriteRead(ctx, []exosite.Value{{Alias: updateInterval}})
+	return err
+}
+
+// fetch takes the command that a check-in has found.
+func (e *Engine) fetch(ctx context.Context, value string) error {
+	if value == "" {
+		return e.queue.Cleared()
+	}
+	// The same with its time, by which a command is known from another with the
+	// same text.
+	newest, at, err := e.cloud.Wait(ctx, engineFetch, time.Unix(1, 0), time.Second)
+	switch status := (*exosite.StatusError)(nil); {
+	case err == nil && newest == "":
+		return e.queue.Cleared()
+	case err == nil:
+		return e.take(ctx, newest, at)
+	case errors.Is(err, exosite.ErrBadCIK):
+		return err
+	case errors.Is(err, exosite.ErrNotModified), errors.As(err, &status) && status.Code < 500 && status.Code != 429:
+		return e.take(ctx, value, time.Time{}) // a server without long polls
+	}
+	return err
+}
+
+// take takes a command, and clears it in the cloud once it is on the disk.
+func (e *Engine) take(ctx context.Context, value string, at time.Time) error {
+	if value == "" {
+		return nil
+	}
+	_, err := e.queue.Take(value, at)
+	e.problem(engineFetch, err)
+	if err != nil {
+		return nil // it is still in the cloud for the next check-in
+	}
+	if _, err := e.cloud.WriteRead(ctx, []exosite.Value{{Alias: engineFetch}}); err != nil {
+		return err
+	}
+	return e.queue.Cleared()
+}
+
+// reportOutcomes tells how commands ended, each once: one of which it is not
+// known whether it got there is looked for first.
+func (e *Engine) reportOutcomes(ctx context.Context) error {
+	for _, o := range e.queue.Outcomes() {
+		there := false
+		if o.Sending {
+			values, err := e.cloud.WriteRead(ctx, nil, fetchStatus)
+			if err != nil {
+				return err
+			}
+			there = values[fetchStatus] == o.Text
+		} else if err := e.queue.Sending(o.ID); err != nil {
+			return err
+		}
+		if !there {
+			if _, err := e.cloud.WriteRead(ctx, []exosite.Value{{Alias: fetchStatus, Value: o.Text}}); err != nil {
+				return err
+			}
+		}
+		if err := e.queue.Sent(o.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// watch has the watcher tell of commands as they are written.
+func (e *Engine) watch(ctx context.Context) {
+	if e.watcher == nil || e.endWatch != nil {
+		return
+	}
+	ctx, e.endWatch = context.WithCancel(ctx)
+	go e.watcher.watch(ctx, func(n notice) {
+		select {
+		case e.notices <- n:
+		case <-ctx.Done():
+		}
+	})
+}
+
+func (e *Engine) stopWatch() {
+	if e.endWatch != nil {
+		e.endWatch()
+		e.endWatch = nil
+	}
+}
+
+// once checks in, does the commands that are there, and reports them.
+func (e *Engine) once(ctx context.Context) error {
+	if err := e.load(); err != nil {
+		return err
+	}
+	e.watcher = nil
+	err := e.reach(ctx)
+	e.attempts++
+	e.note(err, 0)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil && e.queue.Step(ctx) {
+	}
+	return e.reportOutcomes(ctx)
+}
+
+// last is how it went, for "gwe --once" beside a running engine and for people.
+type last struct {
+	PID      int       `json:"pid"`
+	Attempts int       `json:"attempts"` // since the engine was started
+	Time     time.Time `json:"time"`
+	Error    string    `json:"error,omitempty"`
+	Next     time.Time `json:"next"`
+}
+
+// lastFile is in memory: it says too whether the engine has been there since
+// the gateway was switched on.
+const lastFile = "/run/gwe/last.json"
+
+func (e *Engine) note(err error, wait time.Duration) {
+	l := last{PID: os.Getpid(), Attempts: e.attempts, Time: time.Now().UTC(), Next: time.Now().Add(wait).UTC()}
+	if err != nil {
+		l.Error = err.Error()
+	}
+	text, _ := json.Marshal(l)
+	path := filepath.Join(e.root, lastFile)
+	e.problem("note the check-in", errors.Join(makeFolder(filepath.Dir(path)), durable.WriteFile(path, append(text, '\n'), 0o600)))
+}

@@ -1,0 +1,110 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/exosite/gwe/gweinit/exosite"
+	"github.com/exosite/gwe/gweinit/exosite/mqtt"
+)
+
+// watcher tells of commands at once, where the link allows that.
+type watcher interface {
+	// since is called before watch: what was written later is told.
+	since(time.Time)
+	// watch calls tell with each value of engine_fetch, until ctx ends or the
+	// CIK is bad. What goes wrong else is waited out.
+	watch(ctx context.Context, tell func(notice))
+}
+
+const (
+	pollTime = 5 * time.Minute // the API's limit
+	// pollPause is for servers that do not let a poll wait.
+	pollPause = 30 * time.Second
+)
+
+// poller watches by long polls.
+type poller struct {
+	cloud    cloud
+	schedule schedule
+	from     time.Time
+}
+
+func (p *poller) since(t time.Time) { p.from = t }
+
+func (p *poller) watch(ctx context.Context, tell func(notice)) {
+	for failures := 0; ctx.Err() == nil; {
+		start := time.Now()
+		// Those of a fleet that came back together drift apart.
+		wait := p.schedule.between(pollTime*4/5, pollTime)
+		value, at, err := p.cloud.Wait(ctx, engineFetch, p.from, wait)
+		pause := time.Duration(0)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, exosite.ErrBadCIK):
+			tell(notice{err: err})
+			return
+		case err == nil && at.After(p.from):
+			failures = 0
+			p.from = at
+			if value != "" {
+				tell(notice{value: value, at: at})
+			}
+			pause = time.Second - time.Since(start) // times have whole seconds
+		case err == nil || errors.Is(err, exosite.ErrNotModified):
+			failures = 0
+			if time.Since(start) < wait/2 {
+				pause = p.schedule.between(pollPause/2, pollPause)
+			}
+		default:
+			failures++
+			pause = p.schedule.retry(failures, longestRetry)
+		}
+		sleep(ctx, pause)
+	}
+}
+
+// pusher watches by MQTT.
+type pusher struct {
+	open     func() *mqtt.Session
+	schedule schedule
+}
+
+func (p *pusher) since(time.Time) {} // the session knows
+
+func (p *pusher) watch(ctx context.Context, tell func(notice)) {
+	session := p.open()
+	defer session.Close()
+	for failures := 1; ctx.Err() == nil; failures++ {
+		err := session.Watch(ctx, func(point exosite.Point) {
+			if point.Alias == engineFetch || point.Alias == updateInterval {
+				value := point.Value
+				if point.Alias == updateInterval {
+					value = "" // the check-in that follows reads it
+				}
+				if point.Value != "" {
+					tell(notice{value: value, at: point.Time})
+				}
+			}
+		})
+		if errors.Is(err, exosite.ErrBadCIK) {
+			tell(notice{err: err})
+			return
+		}
+		sleep(ctx, p.schedule.retry(failures, longestRetry))
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
