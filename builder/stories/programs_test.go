@@ -26,10 +26,10 @@ func TestHosting(t *testing.T) {
 			t.Errorf("the ready line ends in %q", rest)
 		}
 		m.shell()
-		const running = "supervisorctl status | grep -c RUNNING | grep -x 2"
+		const running = "supervisorctl status hello-go hello-shell | grep -c RUNNING | grep -x 2"
 		m.waits(running)
 		m.runs("grep -q 'hello from Go' /var/log/hello-go.log && grep -q 'hello from the shell on gateway' /var/log/hello-shell.log")
-		if got := m.runs("supervisorctl status | awk '{print $1, $2, $3}' | tr '\\n' ' '"); got != "hello-go RUNNING pid hello-shell RUNNING pid" {
+		if got := m.runs("supervisorctl status hello-go hello-shell | awk '{print $1, $2, $3}' | tr '\\n' ' '"); got != "hello-go RUNNING pid hello-shell RUNNING pid" {
 			t.Errorf("status: %s", got)
 		}
 
