@@ -42,6 +42,9 @@ const (
 	// pushed: times have whole seconds, and a second command of the same second
 	// is not pushed.
 	lookAgain = 2 * time.Second
+	// maxNewer is how many values of engine_fetch one looks through for the newest:
+	// there are two for each command.
+	maxNewer = 40
 	// resend is how old a report gets whose facts have not changed.
 	resend = time.Hour
 )
@@ -94,6 +97,7 @@ type Engine struct {
 	notices  chan notice
 	kick     chan struct{}
 
+	unstored []gateway.Change  // the CIK, if it is not on the disk
 	problems map[string]string // what is wrong for longer, by what it is about
 	sent     map[string]sentReport
 	attempts int // check-ins tried
@@ -130,12 +134,14 @@ func (e *Engine) problem(about string, err error) {
 // changed.
 func (e *Engine) load() error {
 	s, problems, err := e.files.Load()
+	e.problem("settings", errors.Join(append(problems, err)...))
 	if err != nil {
-		e.problem("settings", err)
 		return err
 	}
-	e.problem("settings", errors.Join(problems...))
 	e.level.Set(slogLevel(s.DebugLevel))
+	if e.unstored != nil && gateway.SameDevice(s, e.settings) {
+		s.CIK, s.Iface = e.settings.CIK, e.settings.Iface
+	}
 	before := e.settings
 	e.settings = s
 	// These don't need another client.
@@ -149,6 +155,7 @@ func (e *Engine) load() error {
 		e.cloud = nil
 	}
 	c, w, err := e.connect(e.settings)
+	e.problem("connect", err)
 	if err != nil {
 		return err
 	}
@@ -183,12 +190,7 @@ func (e *Engine) Run(ctx context.Context, spread time.Duration) {
 			return
 		case <-e.changes:
 			before := e.settings
-			if err := e.load(); err != nil {
-				e.problem("settings", err)
-				continue // the old client is gone; the next change may help
-			}
-			e.problem("settings", nil)
-			if before == e.settings {
+			if err := e.load(); err != nil || before == e.settings {
 				continue
 			}
 			e.log.Info("settings changed")
@@ -289,26 +291,40 @@ func (e *Engine) activate(ctx context.Context) error {
 	if id.iface != "" { // by which it is known from now on
 		changes = append(changes, gateway.Change{File: gateway.GatewayFile, Section: gateway.DeviceSection, Key: "iface", Value: id.iface})
 	}
-	_, stored := e.files.Update(func(now gateway.Settings) []gateway.Change {
-		if !gateway.SameDevice(now, e.settings) {
-			return nil // somebody has just made it another device, whose CIK this is not
-		}
-		return changes
-	})
 	e.settings.CIK = cik
 	if id.iface != "" {
 		e.settings.Iface = id.iface
 	}
-	e.problem("store the CIK", stored)
-	e.problem("keep the identity", e.host.KeepIdentity(ctx))
+	e.unstored = changes
+	e.store(ctx)
 	clear(e.sent)
 	return nil
+}
+
+// store stores the CIK, if there is one that is not on the disk: one that gets lost
+// is never given again.
+func (e *Engine) store(ctx context.Context) {
+	if e.unstored == nil {
+		return
+	}
+	_, err := e.files.Update(func(now gateway.Settings) []gateway.Change {
+		if !gateway.SameDevice(now, e.settings) {
+			return nil // somebody has just made it another device, whose CIK this is not
+		}
+		return e.unstored
+	})
+	e.problem("store the CIK", err)
+	if err == nil {
+		e.unstored = nil
+		e.problem("keep the identity", e.host.KeepIdentity(ctx))
+	}
 }
 
 // checkIn reports, asks what is to be done, and takes that.
 func (e *Engine) checkIn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkInLimit)
 	defer cancel()
+	e.store(ctx)
 	if e.watcher != nil && e.endWatch == nil {
 		// What is written after this is for the watcher.
 		now, err := e.cloud.Timestamp(ctx)
@@ -403,25 +419,49 @@ func (e *Engine) setInterval(ctx context.Context, value string) error {
 	return err
 }
 
-// fetch takes the command that a check-in has found.
+// fetch takes the command that a check-in has found. A command is known by when
+// it was written from another with the same text; if the server does not tell,
+// the text has to do.
 func (e *Engine) fetch(ctx context.Context, value string) error {
 	if value == "" {
 		return e.queue.Cleared()
 	}
-	// The same with its time, by which a command is known from another with the
-	// same text.
-	newest, at, err := e.cloud.Wait(ctx, engineFetch, time.Unix(1, 0), time.Second)
+	newest, at, err := e.newest(ctx)
 	switch status := (*exosite.StatusError)(nil); {
-	case err == nil && newest == "":
-		return e.queue.Cleared()
-	case err == nil:
-		return e.take(ctx, newest, at)
 	case errors.Is(err, exosite.ErrBadCIK):
 		return err
-	case errors.Is(err, exosite.ErrNotModified), errors.As(err, &status) && status.Code < 500 && status.Code != 429:
-		return e.take(ctx, value, time.Time{}) // a server without long polls
+	case errors.As(err, &status) && status.Code < 500 && status.Code != 429: // it has no long polls
+		return e.take(ctx, value, time.Time{})
+	case err != nil:
+		return err
+	case at.IsZero() || newest != value && newest != "":
+		return e.take(ctx, value, time.Time{})
+	case newest == "": // somebody has just cleared it
+		return e.queue.Cleared()
 	}
-	return err
+	return e.take(ctx, value, at)
+}
+
+// newest returns the newest value of engine_fetch with the time at which it was
+// written. A long poll answers with the oldest that is newer: so one asks until
+// there is none. The time is zero if they are too many, or the server tells none.
+func (e *Engine) newest(ctx context.Context) (value string, at time.Time, err error) {
+	since := e.queue.Newest()
+	if since.IsZero() {
+		since = time.Unix(1, 0)
+	}
+	since = since.Add(-time.Second) // the last one taken may be the newest
+	for range maxNewer {
+		v, t, err := e.cloud.Wait(ctx, engineFetch, since, time.Millisecond)
+		if errors.Is(err, exosite.ErrNotModified) || err == nil && !t.After(since) {
+			return value, at, nil
+		}
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		value, at, since = v, t, t
+	}
+	return "", time.Time{}, nil
 }
 
 // take takes a command, and clears it in the cloud once it is on the disk.

@@ -52,8 +52,9 @@ var installers []command.Installer
 // build is an engine on real files, the real cloud and PID 1.
 type build struct {
 	*Engine
-	root   string
-	client atomic.Pointer[exosite.Client]
+	root     string
+	mqttPort string // "": MQTT's; tests have others
+	client   atomic.Pointer[exosite.Client]
 }
 
 func newBuild(root string, installers []command.Installer, log io.Writer) *build {
@@ -133,7 +134,7 @@ func (b *build) dial(s gateway.Settings) (cloud, watcher, error) {
 	case "poll":
 		return client, &poller{cloud: client, schedule: b.schedule}, nil
 	case "mqtt":
-		return client, &pusher{open: func() *mqtt.Session { return mqtt.New(client, mqtt.Options{Name: "gwe"}) }, schedule: b.schedule}, nil
+		return client, &pusher{open: func() *mqtt.Session { return mqtt.New(client, mqtt.Options{Name: "gwe", Port: b.mqttPort}) }, schedule: b.schedule}, nil
 	}
 	return client, nil, nil
 }
