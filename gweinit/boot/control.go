@@ -32,9 +32,9 @@ func (s *system) methods() map[string]control.Method {
 		"gweinit.reloadNetwork": s.order("Take network.yaml, which was edited in its place.", func([]any) error {
 			return s.settings.Reload()
 		}),
-		"gweinit.keepIdentity": s.order("Keep Gateway.cfg and Engine.config as they are now in the identity record, which outlives /data.", func([]any) error {
-			return s.withIdentity(func(store *identity.Store) error { return s.provisioning(store).Keep() })
-		}),
+		"gweinit.keepIdentity": s.order("Keep Gateway.cfg and Engine.config as they are now in the identity record, which outlives /data. If /data does not take a new Gateway.cfg, its text.", func(args []any) error {
+			return s.withIdentity(func(store *identity.Store) error { return s.provisioning(store).Keep(args[0].(string)) })
+		}, control.Param{Name: "gateway", Type: control.String, Default: ""}),
 		"gweinit.checkedIn": s.order("The gateway has reached its cloud.", func([]any) error {
 			s.settings.CheckedIn()
 			return nil

@@ -68,8 +68,8 @@ type host interface {
 	// CheckedIn tells that the cloud was reached.
 	CheckedIn(ctx context.Context) error
 	// KeepIdentity has the settings kept where the loss of /data does not
-	// reach.
-	KeepIdentity(ctx context.Context) error
+	// reach. If that does not take Gateway.cfg any more, its text is given.
+	KeepIdentity(ctx context.Context, gatewayText string) error
 }
 
 // Engine is Gateway Engine: it reports to the cloud and does what that orders.
@@ -314,10 +314,13 @@ func (e *Engine) store(ctx context.Context) {
 		return e.unstored
 	})
 	e.problem("store the CIK", err)
-	if err == nil {
-		e.unstored = nil
-		e.problem("keep the identity", e.host.KeepIdentity(ctx))
+	if err != nil { // the next check-in tries again, or the next boot has it from the record
+		text, _ := e.files.Text(gateway.GatewayFile, e.unstored...)
+		e.problem("keep the identity", e.host.KeepIdentity(ctx, string(text)))
+		return
 	}
+	e.unstored = nil
+	e.problem("keep the identity", e.host.KeepIdentity(ctx, ""))
 }
 
 // checkIn reports, asks what is to be done, and takes that.
@@ -413,7 +416,7 @@ func (e *Engine) setInterval(ctx context.Context, value string) error {
 		}
 		e.log.Info("new update interval", "seconds", seconds)
 		e.problem(updateInterval, nil)
-		e.problem("keep the identity", e.host.KeepIdentity(ctx))
+		e.problem("keep the identity", e.host.KeepIdentity(ctx, ""))
 	}
 	_, err = e.cloud.WriteRead(ctx, []exosite.Value{{Alias: updateInterval}})
 	return err

@@ -175,15 +175,19 @@ func (w *world) upload(name, text string) {
 
 // fakeHost is PID 1.
 type fakeHost struct {
-	status                    string
-	checkedIn, kept           int
-	checkedInError, keptError error
+	status          string
+	checkedIn, kept int
+	keptText        string
 }
 
 func (h *fakeHost) Status(context.Context) json.RawMessage    { return json.RawMessage(h.status) }
 func (h *fakeHost) Programs(context.Context) []report.Program { return nil }
-func (h *fakeHost) CheckedIn(context.Context) error           { h.checkedIn++; return h.checkedInError }
-func (h *fakeHost) KeepIdentity(context.Context) error        { h.kept++; return h.keptError }
+func (h *fakeHost) CheckedIn(context.Context) error           { h.checkedIn++; return nil }
+func (h *fakeHost) KeepIdentity(_ context.Context, text string) error {
+	h.kept++
+	h.keptText = text
+	return nil
+}
 
 // engine is one that has been started, and the log of it.
 func (w *world) engine(installers ...command.Installer) (*build, *fakeHost, *bytes.Buffer) {
@@ -210,7 +214,7 @@ func TestFirstCheckIn(t *testing.T) {
 	if s := w.settings(); s.CIK != info.CIK || s.CIK == "" || s.UUID != serial {
 		t.Errorf("stored: %+v", s)
 	}
-	if h.checkedIn != 1 || h.kept != 1 {
+	if h.checkedIn != 1 || h.keptText != "" {
 		t.Errorf("PID 1 heard of %d check-ins, and kept the identity %d times", h.checkedIn, h.kept)
 	}
 	for _, alias := range []string{"engine_report", "device_info", "usage_report"} {
@@ -285,13 +289,16 @@ func TestDiskIsFull(t *testing.T) {
 	if got := w.value("engine_report"); !strings.Contains(got, "store the CIK: ") {
 		t.Errorf("the report: %s", got)
 	}
+	if !strings.Contains(h.keptText, b.cloud.CIK()) || !strings.Contains(h.keptText, serial) {
+		t.Errorf("PID 1 keeps %q", h.keptText)
+	}
 	if err := os.RemoveAll(filepath.Dir(beside)); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.reach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if s := w.settings(); s.CIK == "" || s.CIK != b.cloud.CIK() || h.kept != 1 {
+	if s := w.settings(); s.CIK == "" || s.CIK != b.cloud.CIK() || h.keptText != "" {
 		t.Errorf("the next check-in has not stored it: %q", s.CIK)
 	}
 }

@@ -52,13 +52,13 @@ func (m machine) Programs(ctx context.Context) []report.Program {
 
 func (m machine) CheckedIn(ctx context.Context) error { return m.order(ctx, "gweinit.checkedIn") }
 
-func (m machine) KeepIdentity(ctx context.Context) error {
-	return m.order(ctx, "gweinit.keepIdentity")
+func (m machine) KeepIdentity(ctx context.Context, gatewayText string) error {
+	return m.order(ctx, "gweinit.keepIdentity", gatewayText)
 }
 
 // order has PID 1 do something. Where there is none nothing is to be done.
-func (m machine) order(ctx context.Context, method string) error {
-	_, err := m.call(ctx, method)
+func (m machine) order(ctx context.Context, method string, args ...any) error {
+	_, err := m.call(ctx, method, args...)
 	if !m.gateway && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) || errors.As(err, new(control.Fault))) {
 		return nil
 	}

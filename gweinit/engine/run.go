@@ -326,7 +326,7 @@ func makeFolder(path string) error {
 }
 
 // keepIdentity has PID 1 keep the settings in the identity record.
-func keepIdentity(root string) error { return newMachine(root).KeepIdentity(context.Background()) }
+func keepIdentity(root string) error { return newMachine(root).KeepIdentity(context.Background(), "") }
 
 // supportLimit is for a gateway on which much hangs.
 const supportLimit = 5 * time.Minute

@@ -108,6 +108,15 @@ func (f Files) update(decide func(Settings) []Change) ([]Change, error) {
 	return changes, nil
 }
 
+// Text returns what a file would be with changes, for who cannot Set them.
+func (f Files) Text(name string, changes ...Change) ([]byte, error) {
+	text, _, err := f.read(name)
+	if err != nil {
+		return nil, err
+	}
+	return changed(text, name, changes)
+}
+
 // changed returns the text of a file with the changes to it.
 func changed(text []byte, name string, changes []Change) ([]byte, error) {
 	f := ParseINI(text)

@@ -97,8 +97,9 @@ func (g Gateway) Reset(wipe func(kind string) error) error {
 // Keep puts Gateway.cfg and Engine.config, as they are in Dir, into the record:
 // whoever has changed them, with a new CIK for instance, has it called. One that
 // is missing or garbled stays in the record as it was, and so does one that
-// provisioning still has to write.
-func (g Gateway) Keep() error {
+// provisioning still has to write. If Dir does not take a new Gateway.cfg, the
+// text of it is given, which then is what the next boot restores.
+func (g Gateway) Keep(gatewayText string) error {
 	record, err := g.load()
 	if err != nil {
 		return err
@@ -111,6 +112,9 @@ func (g Gateway) Keep() error {
 	var errs []error
 	for _, name := range []string{gatewayFile, engineFile} {
 		own, err := readFile(filepath.Join(g.Dir, name))
+		if name == gatewayFile && gatewayText != "" {
+			own, err = []byte(gatewayText), nil
+		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist) || slices.Contains(owed, name):
 		case err != nil:

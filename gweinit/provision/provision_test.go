@@ -677,3 +677,49 @@ func TestSameAgain(t *testing.T) {
 		}
 	}
 }
+
+// What the engine has changed gets into the record, but not what is missing, no
+// good, or to be overwritten by a provisioning that has not come to its end.
+func TestKeep(t *testing.T) {
+	const old, cfg, conf = "[device]\ncik=old\n", "[device]\ncik=new\n", "[engine]\nupdate_interval=60\n"
+	for _, tt := range []struct {
+		name         string
+		files        map[string]string
+		note         string // in the record
+		text         string // given
+		gateway, eng string // in the record afterwards
+		err          string
+	}{
+		{"both", map[string]string{gatewayFile: cfg, engineFile: conf}, "", "", cfg, conf, ""},
+		{"none is there", nil, "", "", old, "", ""},
+		{"empty", map[string]string{gatewayFile: "\n"}, "", "", old, "", "is empty or garbled"},
+		{"zeros", map[string]string{gatewayFile: "\x00\x00", engineFile: conf}, "", "", old, conf, "is empty or garbled"},
+		{"owed", map[string]string{gatewayFile: cfg, engineFile: conf}, "sum\n" + gatewayFile + "\n", "", old, conf, ""},
+		{"a text in place of the file", map[string]string{gatewayFile: old + "\n"}, "", cfg, cfg, "", ""},
+		{"a text and no file", nil, "", cfg, cfg, "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, text := range tt.files {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			record := identity.Record{Files: map[string][]byte{gatewayFile: []byte(old), "keys/firmware.pub": []byte("key")}}
+			if tt.note != "" {
+				record.Files[noteFile] = []byte(tt.note)
+			}
+			g := Gateway{Store: identity.NewStore(powercut.New(nil, 8<<20)), Dir: dir}
+			if err := g.Store.Save(record); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Keep(tt.text); (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("error %v, want %q", err, tt.err)
+			}
+			got, err := g.Store.Load()
+			if err != nil || string(got.Files[gatewayFile]) != tt.gateway || string(got.Files[engineFile]) != tt.eng || string(got.Files["keys/firmware.pub"]) != "key" {
+				t.Errorf("the record has %q, %v", got.Files, err)
+			}
+		})
+	}
+}
