@@ -3,10 +3,11 @@
 overlays = base busybox
 boards   = $(notdir $(patsubst %/,%,$(dir $(wildcard boards/*/board.yaml))))
 
-# What "make test" has the time for: boards, and those of them that all stories
-# run on.
+# What "make test" has the time for: boards, those of them that nearly all stories
+# run on, and the one that all do.
 story_boards    = qemu-arm64 rpi3 qemu-mipsel qemu-mips64el
 thorough_boards = qemu-arm64 qemu-mipsel
+sample_boards   = qemu-arm64
 
 builder = out/builder
 
@@ -52,6 +53,7 @@ test: test-unit test-qemu ## test everything, with real boots in QEMU (about 24 
 test-all: export build_uboot = 1
 test-all: story_boards = $(boards)
 test-all: thorough_boards = $(boards)
+test-all: sample_boards = $(boards)
 test-all: export soak = 1m
 test-all: test ## the same on every board, with U-Boot built twice, and programs crashing for a minute
 
@@ -62,11 +64,11 @@ test-unit: setup
 	go test ./...
 
 test-qemu: setup
-	story_boards="$(story_boards)" thorough_boards="$(thorough_boards)" go test -tags qemu -count=1 -parallel 3 -timeout 3h ./builder/stories
+	story_boards="$(story_boards)" thorough_boards="$(thorough_boards)" sample_boards="$(sample_boards)" go test -tags qemu -count=1 -parallel 3 -timeout 3h ./builder/stories
 
 bench: setup ## measure the supervisor against Debian's, the device API, then builds, sizes, boots and memory of all boards; prints tables
 	go test -count=1 -run '^$$' -bench Figures -benchtime 1x ./gweinit/supervisord
-	go test -count=1 -run '^$$' -bench . ./gweinit/exosite ./gweinit/exosite/exositetest
+	go test -count=1 -run '^$$' -bench . ./gweinit/exosite ./gweinit/exosite/exositetest ./gweinit/engine
 	story_boards="$(boards)" go test -tags qemu -count=1 -timeout 80m -run '^$$' -bench Figures ./builder/stories
 
 clean: ## remove what was built (downloads stay in the cache)

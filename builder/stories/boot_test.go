@@ -210,7 +210,7 @@ func TestFallsBackFromACorruptRoot(t *testing.T) {
 // A trial that nobody confirms gets its three boots, then the confirmed slot
 // is back.
 func TestUnconfirmedTrialEnds(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.copySlot(t)
 		st := slot.Fresh(slot.A, slot.Writing)

@@ -69,7 +69,7 @@ func (m *machine) conf(name string, lines ...string) {
 
 // Programs that do their worst take neither PID 1 nor each other.
 func TestHostilePrograms(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		m := b.card(t).boot(t)
 		m.ready(b, slot.A)
 		m.shell()

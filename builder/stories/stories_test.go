@@ -25,11 +25,13 @@ import (
 
 const project = "../.."
 
-// The Makefile says which boards the stories run on: some on all of them, and
-// those about what is the same on every board on the thorough ones only.
+// The Makefile says which boards the stories run on: some on all of them, those
+// about what hardly differs on the thorough ones only, and long ones about what is
+// the same everywhere on a sample.
 var (
 	boards   = strings.Fields(cmp.Or(os.Getenv("story_boards"), "qemu-arm64"))
 	thorough = strings.Fields(cmp.Or(os.Getenv("thorough_boards"), "qemu-arm64"))
+	sample   = strings.Fields(cmp.Or(os.Getenv("sample_boards"), "qemu-arm64"))
 )
 
 // eachBoard runs a story on all boards, or on those among them that have what
@@ -42,6 +44,9 @@ func eachBoard(t *testing.T, story func(t *testing.T, b *build), among ...string
 func eachThorough(t *testing.T, story func(t *testing.T, b *build), among ...string) {
 	on(t, thorough, story, among...)
 }
+
+// eachSample runs a story on the sample, likewise.
+func eachSample(t *testing.T, story func(t *testing.T, b *build)) { on(t, sample, story) }
 
 // eachUBoot runs a story that ends before Linux on the boards, on one of those
 // that share a U-Boot.
