@@ -94,11 +94,13 @@ type Engine struct {
 	cloud    cloud
 	watcher  watcher
 	endWatch context.CancelFunc // nil: nothing is watched
+	since    time.Time          // what was written later is for the watcher
 	notices  chan notice
 	kick     chan struct{}
 
 	unstored []gateway.Change  // the CIK, if it is not on the disk
 	problems map[string]string // what is wrong for longer, by what it is about
+	used     exosite.Report    // bytes that are in no file yet
 	sent     map[string]sentReport
 	attempts int // check-ins tried
 	failures int // of them in a row
@@ -233,6 +235,7 @@ func (e *Engine) attempt(ctx context.Context) time.Duration {
 		}
 		e.failures = 0
 		wait = e.schedule.next(e.settings.UpdateInterval)
+		e.log.Debug("checked in", "next in", wait.Round(time.Second))
 		e.watch(ctx)
 	case activating:
 		e.failures++
@@ -334,7 +337,7 @@ func (e *Engine) checkIn(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		e.watcher.since(now.Add(-time.Second))
+		e.since = now.Add(-time.Second)
 	}
 	reports := e.reports(ctx)
 	var writes []exosite.Value
@@ -381,9 +384,11 @@ func (e *Engine) allReports(ctx context.Context) map[string]report.Report {
 	device, err := report.Device(cmp.Or(e.root, "/"))
 	add(deviceInfo, device, err)
 	// Its facts are none: it changes with each request.
-	used, err := usage.Add(filepath.Join(e.root, usage.File), e.meter.Take())
+	e.used = e.used.Add(e.meter.Take())
+	used, err := usage.Add(filepath.Join(e.root, usage.File), e.used)
 	text := []byte("{}")
 	if err == nil {
+		e.used = nil
 		text, err = json.Marshal(used)
 	}
 	add(usageReport, report.Report{Text: string(text)}, err)
@@ -515,7 +520,7 @@ func (e *Engine) watch(ctx context.Context) {
 		return
 	}
 	ctx, e.endWatch = context.WithCancel(ctx)
-	go e.watcher.watch(ctx, func(n notice) {
+	go e.watcher.watch(ctx, e.since, func(n notice) {
 		select {
 		case e.notices <- n:
 		case <-ctx.Done():

@@ -11,11 +11,10 @@ import (
 
 // watcher tells of commands at once, where the link allows that.
 type watcher interface {
-	// since is called before watch: what was written later is told.
-	since(time.Time)
-	// watch calls tell with each value of engine_fetch, until ctx ends or the
-	// CIK is bad. What goes wrong else is waited out.
-	watch(ctx context.Context, tell func(notice))
+	// watch calls tell with each value of engine_fetch that is written later
+	// than since, until ctx ends or the CIK is bad. What goes wrong else is
+	// waited out.
+	watch(ctx context.Context, since time.Time, tell func(notice))
 }
 
 const (
@@ -28,17 +27,14 @@ const (
 type poller struct {
 	cloud    cloud
 	schedule schedule
-	from     time.Time
 }
 
-func (p *poller) since(t time.Time) { p.from = t }
-
-func (p *poller) watch(ctx context.Context, tell func(notice)) {
+func (p *poller) watch(ctx context.Context, since time.Time, tell func(notice)) {
 	for failures := 0; ctx.Err() == nil; {
 		start := time.Now()
 		// Those of a fleet that came back together drift apart.
 		wait := p.schedule.between(pollTime*4/5, pollTime)
-		value, at, err := p.cloud.Wait(ctx, engineFetch, p.from, wait)
+		value, at, err := p.cloud.Wait(ctx, engineFetch, since, wait)
 		pause := time.Duration(0)
 		switch {
 		case ctx.Err() != nil:
@@ -46,9 +42,9 @@ func (p *poller) watch(ctx context.Context, tell func(notice)) {
 		case errors.Is(err, exosite.ErrBadCIK):
 			tell(notice{err: err})
 			return
-		case err == nil && at.After(p.from):
+		case err == nil && at.After(since):
 			failures = 0
-			p.from = at
+			since = at
 			if value != "" {
 				tell(notice{value: value, at: at})
 			}
@@ -72,9 +68,7 @@ type pusher struct {
 	schedule schedule
 }
 
-func (p *pusher) since(time.Time) {} // the session knows
-
-func (p *pusher) watch(ctx context.Context, tell func(notice)) {
+func (p *pusher) watch(ctx context.Context, _ time.Time, tell func(notice)) { // the session knows
 	session := p.open()
 	defer session.Close()
 	for failures := 1; ctx.Err() == nil; failures++ {
