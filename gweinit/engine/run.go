@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -85,13 +86,16 @@ func newBuild(root string, installers []command.Installer, log io.Writer) *build
 
 // open reads what the engine before has left.
 func (b *build) open() error {
-	for _, dir := range []string{runFolder, gateway.Dir, downloadFolder} {
+	for _, dir := range []string{runFolder, gateway.Dir} {
 		if err := makeFolder(filepath.Join(b.root, dir)); err != nil {
 			return err
 		}
 	}
 	b.problem("commands", b.queue.Open())
 	left, err := os.ReadDir(filepath.Join(b.root, downloadFolder))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
 	for _, f := range left {
 		if !b.queue.Holds(f.Name()) {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(b.root, downloadFolder, f.Name())))
@@ -171,11 +175,11 @@ type noRoom struct{ error }
 
 // room says whether there is room for size bytes.
 func room(dir string, size int64) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
 		return err
 	}
-	if free := int64(fs.Bavail) * int64(fs.Bsize); size > free-spareRoom {
+	if free := int64(st.Bavail) * int64(st.Bsize); size > free-spareRoom {
 		return noRoom{fmt.Errorf("there is no room: it has %d kB to come, and of %d kB that are free %d are to stay so; remove what is not needed", size>>10, free>>10, spareRoom>>10)}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -122,7 +123,10 @@ func (q *Queue) Open() error {
 // check says whether a state can be worked with.
 func (s state) check() error {
 	for _, c := range s.Queue {
-		if c.ID == "" || c.Done < 0 || c.Done >= len(c.Items) {
+		if err := (Item{Name: c.ID}).check(); err != nil { // it becomes that of a folder
+			return fmt.Errorf("a command's ID: %w", err)
+		}
+		if c.Done < 0 || c.Done >= len(c.Items) {
 			return fmt.Errorf("command %.80q has %d of %d items done", c.ID, c.Done, len(c.Items))
 		}
 		for _, item := range c.Items {
@@ -206,6 +210,20 @@ func (q *Queue) Cleared() error {
 		return nil
 	}
 	return q.save(func(s *state) { s.Uncleared = "" })
+}
+
+// Newest is when the newest command that was taken was written, as far as that is
+// known; zero if nothing is.
+func (q *Queue) Newest() (newest time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, id := range q.state.Seen {
+		prefix, _, _ := strings.Cut(id, "-")
+		if seconds, err := strconv.ParseInt(prefix, 10, 64); err == nil && seconds > newest.Unix() {
+			newest = time.Unix(seconds, 0)
+		}
+	}
+	return newest
 }
 
 // Outcomes returns what is to be reported, in order.
