@@ -98,12 +98,14 @@ type Engine struct {
 	notices  chan notice
 	kick     chan struct{}
 
-	unstored []gateway.Change  // the CIK, if it is not on the disk
-	problems map[string]string // what is wrong for longer, by what it is about
-	used     exosite.Report    // bytes that are in no file yet
-	sent     map[string]sentReport
-	attempts int // check-ins tried
-	failures int // of them in a row
+	unstored  []gateway.Change  // the CIK, if it is not on the disk
+	problems  map[string]string // what is wrong for longer, by what it is about
+	used      exosite.Report    // bytes that are in no file yet
+	sent      map[string]sentReport
+	attempts  int // check-ins tried
+	failures  int // of them in a row
+	succeeded int
+	delay     time.Duration // of the watcher, at most, after the first check-in
 }
 
 // sentReport is a report that the cloud has.
@@ -183,6 +185,7 @@ func (e *Engine) Run(ctx context.Context, spread time.Duration) {
 	if err := e.load(); err == nil && e.cloud.CIK() == "" {
 		spread = min(spread, startSpread)
 	}
+	e.delay = spread / 2
 	next := time.NewTimer(e.schedule.first(spread, e.settings.UpdateInterval))
 	look := time.NewTimer(time.Hour)
 	look.Stop()
@@ -234,7 +237,10 @@ func (e *Engine) attempt(ctx context.Context) time.Duration {
 			e.log.Info("checked in again", "failures", e.failures)
 		}
 		e.failures = 0
-		wait = e.schedule.next(e.settings.UpdateInterval)
+		e.succeeded++
+		if wait = e.schedule.next(e.settings.UpdateInterval); e.succeeded == 1 {
+			wait = e.schedule.second(e.settings.UpdateInterval)
+		}
 		e.log.Debug("checked in", "next in", wait.Round(time.Second))
 		e.watch(ctx)
 	case activating:
@@ -520,12 +526,19 @@ func (e *Engine) watch(ctx context.Context) {
 		return
 	}
 	ctx, e.endWatch = context.WithCancel(ctx)
-	go e.watcher.watch(ctx, e.since, func(n notice) {
-		select {
-		case e.notices <- n:
-		case <-ctx.Done():
-		}
-	})
+	w, since, delay := e.watcher, e.since, time.Duration(0)
+	if e.succeeded == 1 {
+		delay = e.schedule.between(0, e.delay)
+	}
+	go func() {
+		sleep(ctx, delay)
+		w.watch(ctx, since, func(n notice) {
+			select {
+			case e.notices <- n:
+			case <-ctx.Done():
+			}
+		})
+	}()
 }
 
 func (e *Engine) stopWatch() {

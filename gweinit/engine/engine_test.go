@@ -499,7 +499,7 @@ func TestServerAway(t *testing.T) {
 		t.Errorf("waits before activation: %s", got)
 	}
 	w.ClearFaults()
-	if got := b.attempt(t.Context()); got != 192*time.Minute || h.checkedIn != 1 { // 0.8 of 4 h
+	if got := b.attempt(t.Context()); got != 24*time.Minute || h.checkedIn != 1 { // a tenth of 4 h, after the first
 		t.Errorf("after it came back: %v, %d check-ins\n%s", got, h.checkedIn, log)
 	}
 	w.Fault(exositetest.Fault{Status: 400})

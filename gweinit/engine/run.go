@@ -38,6 +38,8 @@ const (
 	lockFile       = runFolder + "/lock" // of the running engine, with its process
 	commandsFile   = gateway.Dir + "/commands.json"
 	downloadFolder = gateway.Dir + "/download"
+	// stoppedFile is there if the engine was stopped, and not the power.
+	stoppedFile = gateway.Dir + "/stopped"
 )
 
 const (
@@ -242,12 +244,22 @@ func serveWith(root string, once bool, installers []command.Installer, out, errs
 	signal.Notify(asked, syscall.SIGUSR1)
 	b.asked = asked
 	spread := bootSpread
-	if _, err := os.Stat(filepath.Join(root, lastFile)); err == nil || onTrial(b.host.Status(ctx)) {
+	stopped := filepath.Join(root, stoppedFile)
+	if exists(filepath.Join(root, lastFile)) || exists(stopped) || onTrial(b.host.Status(ctx)) {
 		spread = startSpread
 	}
+	b.problem("note the start", durable.Remove(stopped))
 	b.log.Info("Gateway Engine", "version", b.version, "pid", os.Getpid())
 	b.Run(ctx, spread)
+	if err := durable.WriteFile(stopped, nil, 0o600); err != nil {
+		b.log.Error("note the end", "err", err)
+	}
 	return 0
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // slogLevel is a level of the settings.

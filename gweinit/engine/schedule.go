@@ -7,11 +7,13 @@ import (
 
 const (
 	// bootSpread is over what time the gateways of a fleet come back that got
-	// their power at once. It is small beside the usual interval, and as long as
-	// a long poll, so that those are spread as well.
-	bootSpread = 5 * time.Minute
+	// their power at once. A gateway's first check-in takes two requests, and
+	// then there is a long poll in nearly five minutes: somewhat more than twice
+	// that time keeps the beginning below twice the usual rate.
+	bootSpread = 12 * time.Minute
 	// startSpread is for what does not happen to a fleet at once, or must not
-	// wait: a first activation, a firmware on trial, a restart of the engine.
+	// wait: a first activation, a firmware on trial, an orderly reboot, a restart
+	// of the engine.
 	startSpread = 10 * time.Second
 
 	firstRetry   = 15 * time.Second // at most, after a failure
@@ -39,9 +41,24 @@ func (s schedule) first(spread, interval time.Duration) time.Duration {
 	return s.between(0, min(spread, interval))
 }
 
-// next is the wait after a check-in: interval is the most.
+// second is the wait after the first check-in: those of a fleet, which were close
+// to each other, are everywhere in the interval from then on.
+func (s schedule) second(interval time.Duration) time.Duration {
+	return s.between(interval/10, interval)
+}
+
+// next is the wait after any other check-in: interval is the most.
 func (s schedule) next(interval time.Duration) time.Duration {
 	return s.between(interval*4/5, interval)
+}
+
+// poll is how long a long poll may wait. The first of them, which those of a
+// fleet begin close to each other, brings them apart.
+func (s schedule) poll(first bool) time.Duration {
+	if first {
+		return s.between(pollTime/5, pollTime)
+	}
+	return s.between(pollTime*4/5, pollTime)
 }
 
 // retry is the wait after n failures in a row.

@@ -30,10 +30,10 @@ type poller struct {
 }
 
 func (p *poller) watch(ctx context.Context, since time.Time, tell func(notice)) {
-	for failures := 0; ctx.Err() == nil; {
+	failures := 0
+	for first := true; ctx.Err() == nil; first = false {
 		start := time.Now()
-		// Those of a fleet that came back together drift apart.
-		wait := p.schedule.between(pollTime*4/5, pollTime)
+		wait := p.schedule.poll(first)
 		value, at, err := p.cloud.Wait(ctx, engineFetch, since, wait)
 		pause := time.Duration(0)
 		switch {
