@@ -37,11 +37,11 @@ const serial = "GW-7"
 // world is a gateway and its cloud.
 type world struct {
 	*exositetest.Server
-	t    *testing.T
+	t    testing.TB
 	root string
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{exositetest.New(t), t, t.TempDir()}
 	w.AddDevice(serial)

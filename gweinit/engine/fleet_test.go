@@ -164,7 +164,7 @@ func (f *fleet) peakToMean(from, to time.Duration) float64 {
 // Gateways that get their power in the same second do not come at once, neither
 // then nor after the cloud was away, and still check in as often as they are to.
 func TestFleet(t *testing.T) {
-	n, bin := 400, time.Minute // 90 requests a bin: chance makes the fullest of them half as full again
+	n, bin := 400, time.Minute                                     // 90 requests a bin: chance makes the fullest of them half as full again
 	if size, err := strconv.Atoi(os.Getenv("fleet")); err == nil { // "make bench" has more time
 		n, bin = size, 10*time.Second
 	}
