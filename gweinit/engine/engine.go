@@ -98,7 +98,8 @@ type Engine struct {
 	notices  chan notice
 	kick     chan struct{}
 
-	unstored  []gateway.Change  // the CIK, if it is not on the disk
+	unstored  *credential       // the CIK, if it is not on the disk
+	unkept    bool              // PID 1 has not kept the settings yet
 	problems  map[string]string // what is wrong for longer, by what it is about
 	used      exosite.Report    // bytes that are in no file yet
 	sent      map[string]sentReport
@@ -106,6 +107,18 @@ type Engine struct {
 	failures  int // of them in a row
 	succeeded int
 	delay     time.Duration // of the watcher, at most, after the first check-in
+}
+
+// credential is a CIK and whose it is.
+type credential struct {
+	device  gateway.Settings // as the file had it before
+	changes []gateway.Change
+}
+
+// holds says whether the file has not been changed since by others: made another
+// device, or given another CIK.
+func (c *credential) holds(now gateway.Settings) bool {
+	return gateway.SameDevice(now, c.device) && now.CIK == c.device.CIK
 }
 
 // sentReport is a report that the cloud has.
@@ -118,7 +131,8 @@ type sentReport struct {
 type notice struct {
 	value string // of engine_fetch
 	at    time.Time
-	err   error // the CIK is bad
+	look  bool  // something was written: check in
+	err   error // nothing is pushed for now; nil: it works (again)
 }
 
 // problem notes what is wrong with something, or, if err is nil, that nothing
@@ -137,35 +151,48 @@ func (e *Engine) problem(about string, err error) {
 // load reads the settings, and connects by them if what matters for that has
 // changed.
 func (e *Engine) load() error {
+	_, err := e.reload()
+	return err
+}
+
+// reload is load, and says whether there is another client.
+func (e *Engine) reload() (another bool, err error) {
 	s, problems, err := e.files.Load()
 	e.problem("settings", errors.Join(append(problems, err)...))
 	if err != nil {
-		return err
+		return false, err
 	}
 	e.level.Set(slogLevel(s.DebugLevel))
-	if e.unstored != nil && gateway.SameDevice(s, e.settings) {
+	if e.unstored != nil && e.unstored.holds(s) {
 		s.CIK, s.Iface = e.settings.CIK, e.settings.Iface
+	} else {
+		e.unstored = nil
 	}
 	before := e.settings
 	e.settings = s
 	// These don't need another client.
 	s.DebugLevel, s.UpdateInterval, s.ActivationRetry = before.DebugLevel, before.UpdateInterval, before.ActivationRetry
 	if e.cloud != nil && s == before {
-		return nil
+		return false, nil
 	}
+	e.disconnect()
+	c, w, err := e.connect(e.settings)
+	e.problem("connect", err)
+	if err != nil {
+		return true, err
+	}
+	e.cloud, e.watcher = c, w
+	clear(e.sent) // it may be another device, or another cloud
+	return true, nil
+}
+
+// disconnect gives the client up: the next check-in makes another.
+func (e *Engine) disconnect() {
 	e.stopWatch()
 	if e.cloud != nil {
 		e.cloud.Close()
 		e.cloud = nil
 	}
-	c, w, err := e.connect(e.settings)
-	e.problem("connect", err)
-	if err != nil {
-		return err
-	}
-	e.cloud, e.watcher = c, w
-	clear(e.sent) // it may be another device, or another cloud
-	return nil
 }
 
 // Run runs the engine until ctx ends. The first check-in comes within spread.
@@ -176,6 +203,7 @@ func (e *Engine) Run(ctx context.Context, spread time.Duration) {
 		e.stopWatch()
 		cancel()
 		<-done
+		e.addUsage()
 	}()
 	go func() {
 		defer close(done)
@@ -186,7 +214,8 @@ func (e *Engine) Run(ctx context.Context, spread time.Duration) {
 		spread = min(spread, startSpread)
 	}
 	e.delay = spread / 2
-	next := time.NewTimer(e.schedule.first(spread, e.settings.UpdateInterval))
+	wait := e.schedule.first(spread, e.settings.UpdateInterval)
+	next, due := time.NewTimer(wait), time.Now().Add(wait)
 	look := time.NewTimer(time.Hour)
 	look.Stop()
 	for {
@@ -195,32 +224,43 @@ func (e *Engine) Run(ctx context.Context, spread time.Duration) {
 			return
 		case <-e.changes:
 			before := e.settings
-			if err := e.load(); err != nil || before == e.settings {
-				continue
+			another, err := e.reload()
+			if before != e.settings {
+				e.log.Info("settings changed")
 			}
-			e.log.Info("settings changed")
 			if before.UpdateInterval != e.settings.UpdateInterval && e.failures == 0 {
-				next.Reset(e.schedule.next(e.settings.UpdateInterval))
+				// It may come sooner; many changes do not put it off.
+				next.Reset(min(time.Until(due), e.schedule.next(e.settings.UpdateInterval)))
 			}
-			if e.endWatch != nil || e.cloud == nil { // another detail
+			if err != nil || !another {
 				continue
 			}
 		case n := <-e.notices:
-			if n.err != nil {
-				e.stopWatch()
-				break
+			e.problem("push", n.err)
+			if !n.look && !errors.Is(n.err, exosite.ErrBadCIK) {
+				continue
 			}
-			if err := e.take(ctx, n.value, n.at); err != nil {
-				e.problem(engineFetch, err)
+			if n.look {
+				e.pushed(ctx, n)
+				look.Reset(lookAgain)
 			}
-			look.Reset(lookAgain)
 		case <-look.C:
 		case <-e.kick:
 		case <-e.asked:
 		case <-next.C:
 		}
-		next.Reset(e.attempt(ctx))
+		wait := e.attempt(ctx)
+		next.Reset(wait)
+		due = time.Now().Add(wait)
 	}
+}
+
+// pushed takes a command at once. The check-in that follows finds it, if that
+// fails.
+func (e *Engine) pushed(ctx context.Context, n notice) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	e.problem(engineFetch, e.take(ctx, n.value, n.at))
 }
 
 // attempt tries a check-in, and returns when the next one is due.
@@ -272,6 +312,9 @@ func (e *Engine) reach(ctx context.Context) error {
 	}
 	if e.cloud.CIK() != "" || e.settings.Certificate != "" {
 		err := e.checkIn(ctx)
+		if errors.Is(err, exosite.ErrUntrusted) {
+			e.disconnect() // the files with the certificates may be others the next time
+		}
 		if !errors.Is(err, exosite.ErrBadCIK) {
 			return err
 		}
@@ -280,7 +323,11 @@ func (e *Engine) reach(ctx context.Context) error {
 	if err := e.activate(ctx); err != nil {
 		return activationError{err}
 	}
-	return e.checkIn(ctx)
+	err := e.checkIn(ctx)
+	if errors.Is(err, exosite.ErrBadCIK) { // a new one each time would help nobody
+		return activationError{err}
+	}
+	return err
 }
 
 // activate gets a CIK and stores it before it is used.
@@ -300,36 +347,42 @@ func (e *Engine) activate(ctx context.Context) error {
 	if id.iface != "" { // by which it is known from now on
 		changes = append(changes, gateway.Change{File: gateway.GatewayFile, Section: gateway.DeviceSection, Key: "iface", Value: id.iface})
 	}
+	e.unstored = &credential{device: e.settings, changes: changes}
 	e.settings.CIK = cik
 	if id.iface != "" {
 		e.settings.Iface = id.iface
 	}
-	e.unstored = changes
 	e.store(ctx)
 	clear(e.sent)
 	return nil
 }
 
-// store stores the CIK, if there is one that is not on the disk: one that gets lost
-// is never given again.
+// store stores the CIK, if there is one that is not on the disk: one that gets
+// lost is never given again.
 func (e *Engine) store(ctx context.Context) {
-	if e.unstored == nil {
-		return
-	}
-	_, err := e.files.Update(func(now gateway.Settings) []gateway.Change {
-		if !gateway.SameDevice(now, e.settings) {
-			return nil // somebody has just made it another device, whose CIK this is not
+	if e.unstored != nil {
+		_, err := e.files.Update(func(now gateway.Settings) []gateway.Change {
+			if !e.unstored.holds(now) {
+				return nil
+			}
+			return e.unstored.changes
+		})
+		e.problem("store the CIK", err)
+		if err != nil { // the next check-in tries again, or the next boot has it from the record
+			text, err := e.files.Text(gateway.GatewayFile, e.unstored.changes...)
+			if err == nil {
+				err = e.host.KeepIdentity(context.WithoutCancel(ctx), string(text))
+			}
+			e.problem("keep the identity", err)
+			return
 		}
-		return e.unstored
-	})
-	e.problem("store the CIK", err)
-	if err != nil { // the next check-in tries again, or the next boot has it from the record
-		text, _ := e.files.Text(gateway.GatewayFile, e.unstored...)
-		e.problem("keep the identity", e.host.KeepIdentity(ctx, string(text)))
-		return
+		e.unstored, e.unkept = nil, true
 	}
-	e.unstored = nil
-	e.problem("keep the identity", e.host.KeepIdentity(ctx, ""))
+	if e.unkept {
+		err := e.host.KeepIdentity(context.WithoutCancel(ctx), "")
+		e.problem("keep the identity", err)
+		e.unkept = err != nil
+	}
 }
 
 // checkIn reports, asks what is to be done, and takes that.
@@ -351,19 +404,46 @@ func (e *Engine) checkIn(ctx context.Context) error {
 		writes = append(writes, exosite.Value{Alias: alias, Value: reports[alias].Text})
 	}
 	values, err := e.cloud.WriteRead(ctx, writes, engineFetch, updateInterval)
+	refused := refusal(err)
+	if refused && len(writes) > 0 { // commands have to get through nevertheless: one may be what helps
+		e.problem("report", err)
+		values, err = e.cloud.WriteRead(ctx, nil, engineFetch, updateInterval)
+	} else if err == nil {
+		e.problem("report", nil)
+	}
 	if err != nil {
 		return err
 	}
 	for alias, r := range reports {
-		e.sent[alias] = sentReport{r.Facts, time.Now()}
+		e.sent[alias] = sentReport{r.Facts, time.Now()} // or refused: not again for an hour
 	}
 	e.problem("tell PID 1 of the check-in", e.host.CheckedIn(ctx))
-	// One that fails does not keep the others from being done.
-	return errors.Join(
-		e.setInterval(ctx, values[updateInterval]),
-		e.fetch(ctx, values[engineFetch]),
-		e.reportOutcomes(ctx),
-	)
+	// One that fails does not keep the others from being done. What the cloud
+	// refuses for good is a problem to report, but no reason to try again soon.
+	var errs []error
+	for _, part := range []struct {
+		about string
+		err   error
+	}{
+		{updateInterval + " in the cloud", e.setInterval(ctx, values[updateInterval])},
+		{engineFetch, e.fetch(ctx, values[engineFetch])},
+		{fetchStatus, e.reportOutcomes(ctx)},
+	} {
+		if e.problem(part.about, part.err); !refusal(part.err) {
+			errs = append(errs, part.err)
+		}
+	}
+	e.store(ctx)
+	return errors.Join(errs...)
+}
+
+// refusal says whether the cloud will not have it, now or later.
+func refusal(err error) bool {
+	status := (*exosite.StatusError)(nil)
+	if !errors.As(err, &status) || errors.Is(err, exosite.ErrBadCIK) {
+		return false
+	}
+	return status.Code >= 400 && status.Code < 500 && status.Code != 401 && status.Code != 408 && status.Code != 429
 }
 
 // reports returns the reports that are due.
@@ -390,11 +470,9 @@ func (e *Engine) allReports(ctx context.Context) map[string]report.Report {
 	device, err := report.Device(cmp.Or(e.root, "/"))
 	add(deviceInfo, device, err)
 	// Its facts are none: it changes with each request.
-	e.used = e.used.Add(e.meter.Take())
-	used, err := usage.Add(filepath.Join(e.root, usage.File), e.used)
+	used, err := e.addUsage()
 	text := []byte("{}")
 	if err == nil {
-		e.used = nil
 		text, err = json.Marshal(used)
 	}
 	add(usageReport, report.Report{Text: string(text)}, err)
@@ -411,23 +489,34 @@ func (e *Engine) allReports(ctx context.Context) map[string]report.Report {
 	return all
 }
 
+// addUsage adds what was used to the gateway's usage, which it returns.
+func (e *Engine) addUsage() (exosite.Report, error) {
+	e.used = e.used.Add(e.meter.Take())
+	sum, err := usage.Add(filepath.Join(e.root, usage.File), e.used)
+	if err == nil {
+		e.used = nil
+	}
+	return sum, err
+}
+
 // setInterval stores a new update_interval, and clears it in the cloud.
 func (e *Engine) setInterval(ctx context.Context, value string) error {
 	if value == "" {
 		return nil
 	}
-	seconds, err := strconv.Atoi(strings.TrimSpace(value))
-	if err != nil || seconds < 1 || time.Duration(seconds)*time.Second > gateway.MaxInterval {
-		e.problem(updateInterval, fmt.Errorf("%.40q is none: want seconds, 1 to %d", value, gateway.MaxInterval/time.Second))
+	interval, err := gateway.ParseInterval(strings.TrimSpace(value))
+	if err != nil {
+		e.problem(updateInterval, fmt.Errorf("%.40q cannot be used, want %w", value, err))
 	} else {
-		err := e.files.Set(gateway.Change{File: gateway.EngineFile, Section: gateway.EngineSection, Key: updateInterval, Value: strconv.Itoa(seconds)})
-		if e.settings.UpdateInterval = time.Duration(seconds) * time.Second; err != nil {
-			e.problem(updateInterval, fmt.Errorf("it counts until the engine ends, as it cannot be stored: %w", err))
+		seconds := strconv.Itoa(int(interval.Seconds()))
+		err := e.files.Set(gateway.Change{File: gateway.EngineFile, Section: gateway.EngineSection, Key: updateInterval, Value: seconds})
+		if e.settings.UpdateInterval = interval; err != nil {
+			e.problem(updateInterval, fmt.Errorf("%s cannot be stored: %w", seconds, err))
 			return nil // the next check-in tries again
 		}
 		e.log.Info("new update interval", "seconds", seconds)
 		e.problem(updateInterval, nil)
-		e.problem("keep the identity", e.host.KeepIdentity(ctx, ""))
+		e.unkept = true
 	}
 	_, err = e.cloud.WriteRead(ctx, []exosite.Value{{Alias: updateInterval}})
 	return err
@@ -441,10 +530,8 @@ func (e *Engine) fetch(ctx context.Context, value string) error {
 		return e.queue.Cleared()
 	}
 	newest, at, err := e.newest(ctx)
-	switch status := (*exosite.StatusError)(nil); {
-	case errors.Is(err, exosite.ErrBadCIK):
-		return err
-	case errors.As(err, &status) && status.Code < 500 && status.Code != 429: // it has no long polls
+	switch {
+	case refusal(err), errors.Is(err, exosite.ErrNoTime): // it has no long polls
 		return e.take(ctx, value, time.Time{})
 	case err != nil:
 		return err
@@ -478,25 +565,36 @@ func (e *Engine) newest(ctx context.Context) (value string, at time.Time, err er
 	return "", time.Time{}, nil
 }
 
-// take takes a command, and clears it in the cloud once it is on the disk.
+// take takes a command, and clears it in the cloud once it is on the disk, unless
+// there is another one by then: that has to be taken, and not cleared.
 func (e *Engine) take(ctx context.Context, value string, at time.Time) error {
 	if value == "" {
 		return nil
 	}
-	_, err := e.queue.Take(value, at)
-	e.problem(engineFetch, err)
-	if err != nil {
-		return nil // it is still in the cloud for the next check-in
+	if _, err := e.queue.Take(value, at); err != nil {
+		return err // it is still in the cloud
 	}
-	if _, err := e.cloud.WriteRead(ctx, []exosite.Value{{Alias: engineFetch}}); err != nil {
+	if !e.queue.Uncleared(value, at) {
+		return nil // an older one, that was cleared
+	}
+	values, err := e.cloud.WriteRead(ctx, nil, engineFetch)
+	if err != nil {
 		return err
+	}
+	if values[engineFetch] != "" {
+		if values[engineFetch] != value {
+			return e.fetch(ctx, values[engineFetch])
+		}
+		if _, err := e.cloud.WriteRead(ctx, []exosite.Value{{Alias: engineFetch}}); err != nil {
+			return err
+		}
 	}
 	return e.queue.Cleared()
 }
 
 // reportOutcomes tells how commands ended, each once: one of which it is not
 // known whether it got there is looked for first.
-func (e *Engine) reportOutcomes(ctx context.Context) error {
+func (e *Engine) reportOutcomes(ctx context.Context) (refused error) {
 	for _, o := range e.queue.Outcomes() {
 		there := false
 		if o.Sending {
@@ -509,7 +607,11 @@ func (e *Engine) reportOutcomes(ctx context.Context) error {
 			return err
 		}
 		if !there {
-			if _, err := e.cloud.WriteRead(ctx, []exosite.Value{{Alias: fetchStatus, Value: o.Text}}); err != nil {
+			_, err := e.cloud.WriteRead(ctx, []exosite.Value{{Alias: fetchStatus, Value: o.Text}})
+			if refusal(err) { // it will never be taken, and others wait behind it
+				e.log.Error("report how a command ended", "id", o.ID, "outcome", o.Text, "err", err)
+				refused = err
+			} else if err != nil {
 				return err
 			}
 		}
@@ -517,7 +619,7 @@ func (e *Engine) reportOutcomes(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return refused
 }
 
 // watch has the watcher tell of commands as they are written.
@@ -533,6 +635,9 @@ func (e *Engine) watch(ctx context.Context) {
 	go func() {
 		sleep(ctx, delay)
 		w.watch(ctx, since, func(n notice) {
+			if ctx.Err() != nil {
+				return
+			}
 			select {
 			case e.notices <- n:
 			case <-ctx.Done():
@@ -562,7 +667,11 @@ func (e *Engine) once(ctx context.Context) error {
 	}
 	for ctx.Err() == nil && e.queue.Step(ctx) {
 	}
-	return e.reportOutcomes(ctx)
+	ctx, cancel := context.WithTimeout(ctx, checkInLimit)
+	defer cancel()
+	err = e.reportOutcomes(ctx)
+	e.addUsage()
+	return err
 }
 
 // last is how it went, for "gwe --once" beside a running engine and for people.
@@ -585,5 +694,5 @@ func (e *Engine) note(err error, wait time.Duration) {
 	}
 	text, _ := json.Marshal(l)
 	path := filepath.Join(e.root, lastFile)
-	e.problem("note the check-in", errors.Join(makeFolder(filepath.Dir(path)), durable.WriteFile(path, append(text, '\n'), 0o600)))
+	e.problem("note the check-in", errors.Join(makeFolder(filepath.Dir(path), 0o755), durable.WriteFile(path, append(text, '\n'), 0o600)))
 }

@@ -314,11 +314,12 @@ func TestUpdateInterval(t *testing.T) {
 		{"60", 60, ""},
 		{" 61\n", 61, ""},
 		{"1", 1, ""},
-		{"0", 1, "want seconds, 1 to 2592000"},
-		{"-5", 1, "want seconds"},
-		{"an hour", 1, `"an hour" is none`},
-		{"99999999999999999999", 1, "want seconds"},
-		{"2592001", 1, "want seconds"},
+		{"0", 1, "want whole seconds from 1 to 2592000"},
+		{"-5", 1, "want whole seconds"},
+		{"an hour", 1, `"an hour" cannot be used`},
+		{"9223372036854775807", 1, "want whole seconds"},
+		{"18446744074", 1, "want whole seconds"},
+		{"2592001", 1, "want whole seconds"},
 		{"2592000", 2592000, ""},
 	} {
 		w.set("update_interval", c.value)

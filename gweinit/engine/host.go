@@ -71,8 +71,8 @@ func (m machine) call(ctx context.Context, method string, args ...any) (any, err
 	return m.control.Call(ctx, method, args...)
 }
 
-// identity is by what the cloud knows the gateway.
-type identity struct {
+// serialNumber is by what the cloud knows the gateway.
+type serialNumber struct {
 	serial string
 	iface  string // whose address the serial is, if that was not configured
 }
@@ -82,24 +82,24 @@ var errNoSerial = errors.New(`the gateway has no serial number: set one ("gwe --
 
 // serial returns the serial number: that of the settings, else the address of
 // the link that they name, else, on a gateway, that of its first link.
-func (e *Engine) serial(ctx context.Context) (identity, error) {
+func (e *Engine) serial(ctx context.Context) (serialNumber, error) {
 	if e.settings.UUID != "" {
-		return identity{serial: e.settings.UUID}, nil
+		return serialNumber{serial: e.settings.UUID}, nil
 	}
-	id, name := identity{}, e.settings.Iface
+	id, name := serialNumber{}, e.settings.Iface
 	if name == "" {
 		name = firstLink(e.host.Status(ctx))
 		id.iface = name
 	}
 	if name == "" {
-		return identity{}, errNoSerial
+		return serialNumber{}, errNoSerial
 	}
 	link, err := net.InterfaceByName(name)
 	if err != nil {
-		return identity{}, fmt.Errorf("the serial number is the address of %s: %w", name, err)
+		return serialNumber{}, fmt.Errorf("the serial number is the address of %s: %w", name, err)
 	}
 	if len(link.HardwareAddr) == 0 {
-		return identity{}, fmt.Errorf("the serial number is the address of %s, which has none", name)
+		return serialNumber{}, fmt.Errorf("the serial number is the address of %s, which has none", name)
 	}
 	id.serial = strings.ToUpper(link.HardwareAddr.String())
 	return id, nil

@@ -71,6 +71,9 @@ func newBuild(root string, installers []command.Installer, log io.Writer) *build
 		schedule: newSchedule(),
 		notices:  make(chan notice), kick: make(chan struct{}, 1),
 		problems: map[string]string{}, sent: map[string]sentReport{},
+		unkept: true, // by the engine before, maybe
+		// Until they can be read.
+		settings: gateway.Settings{UpdateInterval: gateway.DefaultUpdateInterval, ActivationRetry: gateway.DefaultActivationRetry},
 	}}
 	b.connect = b.dial
 	b.queue = &command.Queue{
@@ -88,10 +91,8 @@ func newBuild(root string, installers []command.Installer, log io.Writer) *build
 
 // open reads what the engine before has left.
 func (b *build) open() error {
-	for _, dir := range []string{runFolder, gateway.Dir} {
-		if err := makeFolder(filepath.Join(b.root, dir)); err != nil {
-			return err
-		}
+	if err := makeFolder(filepath.Join(b.root, gateway.Dir), 0o700); err != nil {
+		return err
 	}
 	b.problem("commands", b.queue.Open())
 	left, err := os.ReadDir(filepath.Join(b.root, downloadFolder))
@@ -147,8 +148,8 @@ func (b *build) dial(s gateway.Settings) (cloud, watcher, error) {
 
 // fetchItem downloads what a command names. A file that is there is whole.
 func (b *build) fetchItem(ctx context.Context, id string, item command.Item) (string, error) {
-	dir := filepath.Join(b.root, downloadFolder, id)
-	if err := makeFolder(dir); err != nil {
+	dir := filepath.Join(b.root, downloadFolder, id, item.Name) // of its own, for what a download has beside
+	if err := makeFolder(dir, 0o700); err != nil {
 		return "", err
 	}
 	path := filepath.Join(dir, item.Name)
@@ -197,11 +198,13 @@ func serveWith(root string, once bool, installers []command.Installer, out, errs
 		fmt.Fprintf(errs, "gwe: %v\n", err)
 		return 1
 	}
-	if err := makeFolder(filepath.Join(root, runFolder)); err != nil {
+	if err := makeFolder(filepath.Join(root, runFolder), 0o755); err != nil {
 		return fail(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1) // from before the lock tells others whom to ask
 	unlock, pid, err := lock(filepath.Join(root, lockFile))
 	switch {
 	case err != nil:
@@ -235,13 +238,14 @@ func serveWith(root string, once bool, installers []command.Installer, out, errs
 			return fail(err)
 		}
 		fmt.Fprintln(out, "checked in")
+		if waiting := b.queue.Status(); len(waiting) > 0 {
+			fmt.Fprintf(out, "%d commands wait; the first: %s\n", len(waiting), waiting[0].Error)
+		}
 		return 0
 	}
 	if b.changes, err = folderChanges(ctx, b.files.Dir); err != nil {
 		b.problem("settings", fmt.Errorf("changes count when the engine is started again: %w", err))
 	}
-	asked := make(chan os.Signal, 1)
-	signal.Notify(asked, syscall.SIGUSR1)
 	b.asked = asked
 	spread := bootSpread
 	stopped := filepath.Join(root, stoppedFile)
@@ -306,7 +310,10 @@ func askRunning(ctx context.Context, root string, pid int) error {
 	ctx, cancel := context.WithTimeout(ctx, checkInLimit)
 	defer cancel()
 	before := readLast(root)
-	if err := unix.Kill(pid, unix.SIGUSR1); pid <= 0 || err != nil {
+	if pid <= 0 { // it has just been started
+		return errors.New("the running engine does not say which process it is; try again")
+	}
+	if err := unix.Kill(pid, unix.SIGUSR1); err != nil {
 		return fmt.Errorf("ask the running engine, process %d: %w", pid, err)
 	}
 	for ctx.Err() == nil {
@@ -316,6 +323,9 @@ func askRunning(ctx context.Context, root string, pid int) error {
 				return fmt.Errorf("the running engine: %s", now.Error)
 			}
 			return nil
+		}
+		if err := unix.Kill(pid, 0); err != nil {
+			return fmt.Errorf("the running engine, process %d, has ended", pid)
 		}
 		sleep(ctx, 100*time.Millisecond)
 	}
@@ -331,11 +341,11 @@ func readLast(root string) (l last) {
 }
 
 // makeFolder makes a folder and those above it, durably where they are new.
-func makeFolder(path string) error {
+func makeFolder(path string, mode os.FileMode) error {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return nil
 	}
-	if err := os.MkdirAll(path, 0o755); err != nil {
+	if err := os.MkdirAll(path, mode); err != nil {
 		return err
 	}
 	return durable.SyncFolder(filepath.Dir(path))

@@ -12,8 +12,7 @@ import (
 // watcher tells of commands at once, where the link allows that.
 type watcher interface {
 	// watch calls tell with each value of engine_fetch that is written later
-	// than since, until ctx ends or the CIK is bad. What goes wrong else is
-	// waited out.
+	// than since, until ctx ends. What goes wrong is told once, and waited out.
 	watch(ctx context.Context, since time.Time, tell func(notice))
 }
 
@@ -36,26 +35,27 @@ func (p *poller) watch(ctx context.Context, since time.Time, tell func(notice)) 
 		wait := p.schedule.poll(first)
 		value, at, err := p.cloud.Wait(ctx, engineFetch, since, wait)
 		pause := time.Duration(0)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case errors.Is(err, exosite.ErrBadCIK):
-			tell(notice{err: err})
-			return
-		case err == nil && at.After(since):
+		}
+		works := err == nil || errors.Is(err, exosite.ErrNotModified)
+		if works && failures > 0 {
 			failures = 0
+			tell(notice{})
+		}
+		switch {
+		case err == nil && at.After(since):
 			since = at
 			if value != "" {
-				tell(notice{value: value, at: at})
+				tell(notice{value: value, at: at, look: true})
 			}
 			pause = time.Second - time.Since(start) // times have whole seconds
-		case err == nil || errors.Is(err, exosite.ErrNotModified):
-			failures = 0
-			if time.Since(start) < wait/2 {
-				pause = p.schedule.between(pollPause/2, pollPause)
+		case works && time.Since(start) < wait/2:
+			pause = p.schedule.between(pollPause/2, pollPause)
+		case !works:
+			if failures++; failures == 1 {
+				tell(notice{err: err})
 			}
-		default:
-			failures++
 			pause = p.schedule.retry(failures, longestRetry)
 		}
 		sleep(ctx, pause)
@@ -73,19 +73,22 @@ func (p *pusher) watch(ctx context.Context, _ time.Time, tell func(notice)) { //
 	defer session.Close()
 	for failures := 1; ctx.Err() == nil; failures++ {
 		err := session.Watch(ctx, func(point exosite.Point) {
+			if failures > 1 {
+				failures = 1
+				tell(notice{})
+			}
 			if point.Alias == engineFetch || point.Alias == updateInterval {
 				value := point.Value
 				if point.Alias == updateInterval {
 					value = "" // the check-in that follows reads it
 				}
 				if point.Value != "" {
-					tell(notice{value: value, at: point.Time})
+					tell(notice{value: value, at: point.Time, look: true})
 				}
 			}
 		})
-		if errors.Is(err, exosite.ErrBadCIK) {
+		if failures == 1 && ctx.Err() == nil {
 			tell(notice{err: err})
-			return
 		}
 		sleep(ctx, p.schedule.retry(failures, longestRetry))
 	}

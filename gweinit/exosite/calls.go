@@ -224,7 +224,7 @@ func (c *Client) Wait(ctx context.Context, alias string, since time.Time, timeou
 		}
 		modified = parseDate(a.header.Get("Last-Modified"))
 		if modified.IsZero() {
-			return fmt.Errorf("the answer does not say when %q was modified: Last-Modified is %.40q", alias, a.header.Get("Last-Modified"))
+			return fmt.Errorf("%q: %w: Last-Modified is %.40q", alias, ErrNoTime, a.header.Get("Last-Modified"))
 		}
 		value = v
 		return nil

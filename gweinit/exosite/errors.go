@@ -18,6 +18,8 @@ var (
 	// ErrNotEnabled is when the serial number may not be activated, for instance
 	// because it has been already.
 	ErrNotEnabled = errors.New("the serial number is not enabled for activation, or has been activated already: enable it in the product")
+	// ErrNoTime is when the server does not say when a value was written.
+	ErrNoTime = errors.New("the answer does not say when the value was written")
 	// ErrNotModified is when nothing was written while Wait waited.
 	ErrNotModified = errors.New("nothing new")
 	// ErrUntrusted is when a server's certificate is not one to trust: its chain,

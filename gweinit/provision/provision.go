@@ -94,36 +94,58 @@ func (g Gateway) Reset(wipe func(kind string) error) error {
 	return g.Store.Save(record)
 }
 
+// kept is the sum in the note of files that follow from no document, but from
+// Keep: /data could not take them.
+const kept = "kept"
+
 // Keep puts Gateway.cfg and Engine.config, as they are in Dir, into the record:
 // whoever has changed them, with a new CIK for instance, has it called. One that
 // is missing or garbled stays in the record as it was, and so does one that
-// provisioning still has to write. If Dir does not take a new Gateway.cfg, the
-// text of it is given, which then is what the next boot restores.
+// provisioning still has to write. If Dir does not take a new Gateway.cfg, its text
+// is given: the next boot writes it, as it does with all if Dir is in memory.
 func (g Gateway) Keep(gatewayText string) error {
 	record, err := g.load()
 	if err != nil {
 		return err
 	}
-	_, owed := note(record)
+	sum, owed := note(record)
+	own := sum == kept || owed == nil
 	record.Files = maps.Clone(record.Files)
 	if record.Files == nil {
 		record.Files = map[string][]byte{}
 	}
 	var errs []error
 	for _, name := range []string{gatewayFile, engineFile} {
-		own, err := readFile(filepath.Join(g.Dir, name))
+		data, err := readFile(filepath.Join(g.Dir, name))
+		later := g.Memory
 		if name == gatewayFile && gatewayText != "" {
-			own, err = []byte(gatewayText), nil
+			data, err, later = []byte(gatewayText), nil, true
 		}
+		isOwed := slices.Contains(owed, name)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) || slices.Contains(owed, name):
+		case errors.Is(err, fs.ErrNotExist) || isOwed && !own && !later:
+			continue
 		case err != nil:
 			errs = append(errs, err)
-		case identity.Garbled(own) || len(bytes.TrimSpace(own)) == 0:
+			continue
+		case identity.Garbled(data) || len(bytes.TrimSpace(data)) == 0:
 			errs = append(errs, fmt.Errorf("%s is empty or garbled, and not recorded", filepath.Join(g.Dir, name)))
-		default:
-			record.Files[name] = own
+			continue
 		}
+		if later && !isOwed && !bytes.Equal(record.Files[name], data) {
+			owed = append(owed, name)
+		} else if !later && isOwed {
+			owed = slices.DeleteFunc(owed, func(n string) bool { return n == name })
+		}
+		record.Files[name] = data
+	}
+	switch {
+	case own && len(owed) == 0:
+		delete(record.Files, noteFile)
+	case own:
+		record.Files[noteFile] = []byte(kept + "\n" + strings.Join(owed, "\n") + "\n")
+	default:
+		record.Files[noteFile] = []byte(strings.Join(append([]string{sum}, owed...), "\n") + "\n")
 	}
 	return errors.Join(append(errs, g.Store.Save(record))...)
 }

@@ -679,7 +679,8 @@ func TestSameAgain(t *testing.T) {
 }
 
 // What the engine has changed gets into the record, but not what is missing, no
-// good, or to be overwritten by a provisioning that has not come to its end.
+// good, or to be overwritten by a provisioning that has not come to its end. What
+// /data did not take is written at the next boot.
 func TestKeep(t *testing.T) {
 	const old, cfg, conf = "[device]\ncik=old\n", "[device]\ncik=new\n", "[engine]\nupdate_interval=60\n"
 	for _, tt := range []struct {
@@ -687,39 +688,87 @@ func TestKeep(t *testing.T) {
 		files        map[string]string
 		note         string // in the record
 		text         string // given
+		memory       bool
 		gateway, eng string // in the record afterwards
+		left         string // the note
 		err          string
+		boot         string // Gateway.cfg after the next boot
 	}{
-		{"both", map[string]string{gatewayFile: cfg, engineFile: conf}, "", "", cfg, conf, ""},
-		{"none is there", nil, "", "", old, "", ""},
-		{"empty", map[string]string{gatewayFile: "\n"}, "", "", old, "", "is empty or garbled"},
-		{"zeros", map[string]string{gatewayFile: "\x00\x00", engineFile: conf}, "", "", old, conf, "is empty or garbled"},
-		{"owed", map[string]string{gatewayFile: cfg, engineFile: conf}, "sum\n" + gatewayFile + "\n", "", old, conf, ""},
-		{"a text in place of the file", map[string]string{gatewayFile: old + "\n"}, "", cfg, cfg, "", ""},
-		{"a text and no file", nil, "", cfg, cfg, "", ""},
+		{"both", map[string]string{gatewayFile: cfg, engineFile: conf}, "", "", false, cfg, conf, "", "", cfg},
+		{"none is there", nil, "", "", false, old, "", "", "", old},
+		{"empty", map[string]string{gatewayFile: "\n"}, "", "", false, old, "", "", "is empty or garbled", "\n"},
+		{"zeros", map[string]string{gatewayFile: "\x00\x00", engineFile: conf}, "", "", false, old, conf, "", "is empty or garbled", old},
+		{"owed", map[string]string{gatewayFile: cfg, engineFile: conf}, "sum\n" + gatewayFile + "\n", "", false, old, conf, "sum\n" + gatewayFile + "\n", "", old},
+		{"owed, and a text", map[string]string{gatewayFile: old}, "sum\n" + gatewayFile + "\n", cfg, false, cfg, "", "sum\n" + gatewayFile + "\n", "", cfg},
+		{"provisioning is done, its file could not be overwritten", map[string]string{gatewayFile: cfg}, "sum\n", "", false, cfg, "", "sum\n", "", cfg},
+		{"a text in place of the file", map[string]string{gatewayFile: old + "\n"}, "", cfg, false, cfg, "", "kept\n" + gatewayFile + "\n", "", cfg},
+		{"a text and no file", nil, "", cfg, false, cfg, "", "kept\n" + gatewayFile + "\n", "", cfg},
+		{"then the disk has taken it", map[string]string{gatewayFile: cfg + "uuid=1\n"}, "kept\n" + gatewayFile + "\n", "", false, cfg + "uuid=1\n", "", "", "", cfg + "uuid=1\n"},
+		{"in memory", map[string]string{gatewayFile: cfg, engineFile: conf}, "", "", true, cfg, conf, "kept\n" + gatewayFile + "\n" + engineFile + "\n", "", cfg},
+		{"in memory, and nothing new", map[string]string{gatewayFile: old}, "", "", true, old, "", "", "", old},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dir := t.TempDir()
-			for name, text := range tt.files {
-				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-					t.Fatal(err)
+			dir, real := t.TempDir(), t.TempDir()
+			write := func(dir string) {
+				for name, text := range tt.files {
+					if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
+			write(dir)
 			record := identity.Record{Files: map[string][]byte{gatewayFile: []byte(old), "keys/firmware.pub": []byte("key")}}
 			if tt.note != "" {
 				record.Files[noteFile] = []byte(tt.note)
 			}
-			g := Gateway{Store: identity.NewStore(powercut.New(nil, 8<<20)), Dir: dir}
+			g := Gateway{Store: identity.NewStore(powercut.New(nil, 8<<20)), Dir: dir, Memory: tt.memory, Boot: noFile{}}
 			if err := g.Store.Save(record); err != nil {
 				t.Fatal(err)
 			}
-			if err := g.Keep(tt.text); (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
-				t.Errorf("error %v, want %q", err, tt.err)
+			for range 2 { // the second changes nothing
+				if err := g.Keep(tt.text); (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("error %v, want %q", err, tt.err)
+				}
+				got, err := g.Store.Load()
+				if err != nil || string(got.Files[gatewayFile]) != tt.gateway || string(got.Files[engineFile]) != tt.eng || string(got.Files["keys/firmware.pub"]) != "key" || string(got.Files[noteFile]) != tt.left {
+					t.Errorf("the record has %q, %v", got.Files, err)
+				}
+			}
+			// The next boot, with the real /data.
+			g.Memory = false
+			if tt.memory {
+				g.Dir = real
+				if err := os.WriteFile(filepath.Join(real, gatewayFile), []byte(old), 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 			got, err := g.Store.Load()
-			if err != nil || string(got.Files[gatewayFile]) != tt.gateway || string(got.Files[engineFile]) != tt.eng || string(got.Files["keys/firmware.pub"]) != "key" {
-				t.Errorf("the record has %q, %v", got.Files, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := identity.Restore(got, g.Dir); err != nil {
+				t.Fatal(err)
+			}
+			if p, err := g.Read(); err != nil {
+				t.Fatal(err)
+			} else if p != nil {
+				if _, err := p.Commit(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if text, err := os.ReadFile(filepath.Join(g.Dir, gatewayFile)); err != nil || string(text) != tt.boot {
+				t.Errorf("after the next boot Gateway.cfg is %q, %v, want %q", text, err, tt.boot)
+			}
+			if got, err := g.Store.Load(); err != nil || string(got.Files[noteFile]) != "" {
+				t.Errorf("the note is still there: %q, %v", got.Files[noteFile], err)
 			}
 		})
 	}
 }
+
+// noFile is a boot partition without provision.yaml.
+type noFile struct{}
+
+func (noFile) Read() ([]byte, error)           { return nil, fs.ErrNotExist }
+func (noFile) Open() (Device, []Extent, error) { return nil, nil, fs.ErrNotExist }
+func (noFile) Forget() error                   { return nil }

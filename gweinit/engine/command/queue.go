@@ -25,7 +25,7 @@ const (
 	maxQueue    = 32      // commands that wait
 	maxSeen     = 64      // commands that are known if they come again
 	maxOutcomes = 32      // that wait to be reported
-	maxOutput   = 16 << 10
+	maxOutput   = 8 << 10 // bytes of what an installer has to tell
 
 	maxTries  = 40 // of a command that could be done later, about a day and a half
 	firstWait = 30 * time.Second
@@ -148,6 +148,10 @@ func (q *Queue) save(change func(*state)) error {
 	next.Seen = next.Seen[max(0, len(next.Seen)-maxSeen):]
 	next.Outcomes = next.Outcomes[max(0, len(next.Outcomes)-maxOutcomes):]
 	data, err := json.Marshal(next)
+	for err == nil && len(data) >= maxState && len(next.Outcomes) > 0 { // a file that is too long would not be read
+		next.Outcomes = next.Outcomes[1:]
+		data, err = json.Marshal(next)
+	}
 	if err != nil {
 		return err
 	}
@@ -166,12 +170,7 @@ func (q *Queue) Take(value string, at time.Time) (taken bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	id := key(value, at)
-	known := slices.Contains(q.state.Seen, id)
-	if at.IsZero() { // then the same text is the same command, until it was cleared
-		_, sum, _ := strings.Cut(id, "-")
-		known = q.state.Uncleared != "" && strings.HasSuffix(q.state.Uncleared, "-"+sum)
-	}
-	if known {
+	if slices.Contains(q.state.Seen, id) || q.uncleared(value, at) {
 		return false, nil
 	}
 	items, bad := Parse(value)
@@ -179,7 +178,7 @@ func (q *Queue) Take(value string, at time.Time) (taken bool, err error) {
 		bad = fmt.Errorf("%d commands wait already", maxQueue)
 	}
 	if at.IsZero() { // it may come again
-		id = fmt.Sprintf("%x-%s", rand.Uint64(), strings.TrimPrefix(id, "0-"))
+		id = fmt.Sprintf("x%x-%s", rand.Uint64(), strings.TrimPrefix(id, "0-"))
 	}
 	err = q.save(func(s *state) {
 		s.Seen = append(s.Seen, id)
@@ -200,6 +199,27 @@ func (q *Queue) Take(value string, at time.Time) (taken bool, err error) {
 	}
 	q.poke()
 	return true, nil
+}
+
+// uncleared says whether this is the command that may not be cleared yet. If it is
+// not known when it was written, the same text is the same command. HTTP and MQTT
+// may not round its time in the same way.
+func (q *Queue) uncleared(value string, at time.Time) bool {
+	prefix, sum, _ := strings.Cut(q.state.Uncleared, "-")
+	_, other, _ := strings.Cut(key(value, at), "-")
+	if q.state.Uncleared == "" || sum != other {
+		return false
+	}
+	seconds, err := strconv.ParseInt(prefix, 10, 64)
+	return at.IsZero() || err != nil || at.Unix()-seconds >= -2 && at.Unix()-seconds <= 2
+}
+
+// Uncleared says whether the value is that of the newest command, which may not be
+// cleared yet.
+func (q *Queue) Uncleared(value string, at time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.uncleared(value, at)
 }
 
 // Cleared says that the value of the newest command is no longer in the cloud.
@@ -328,6 +348,7 @@ func (q *Queue) Step(ctx context.Context) bool {
 	if installer != nil && !c.Started {
 		if err := q.save(func(s *state) { s.Queue[0].Started = true }); err != nil {
 			q.Log.Error("begin a command", "id", c.ID, "err", err)
+			q.waiting = time.Now().Add(firstWait)
 			q.mu.Unlock()
 			return false
 		}
@@ -403,7 +424,7 @@ func (q *Queue) done(c queued, items []Item, output string, err error) bool {
 	what := strings.Join(names(items), ", ")
 	result := "installed: " + what
 	if err != nil {
-		result = fmt.Sprintf("failed: %s: %v", what, err)
+		result = fmt.Sprintf("failed: %s: %s", what, limited(err.Error()))
 		if rest := c.Items[c.Done+len(items):]; len(rest) > 0 {
 			result += "; not tried: " + strings.Join(names(rest), ", ")
 		}

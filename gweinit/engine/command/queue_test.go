@@ -242,7 +242,7 @@ func TestBrokenDisk(t *testing.T) {
 	if len(good.jobs) > 0 {
 		t.Error("it was begun without a note of that")
 	}
-	q.write = os.WriteFile
+	q.write, q.waiting = os.WriteFile, time.Time{}
 	good.install = func(context.Context, Job) (string, error) { q.write = broken; return "done", nil }
 	run(q)
 	q.write, q.waiting = os.WriteFile, time.Time{}
