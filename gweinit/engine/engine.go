@@ -236,13 +236,13 @@ func (e *Engine) Run(ctx context.Context, spread time.Duration) {
 				continue
 			}
 		case n := <-e.notices:
-			e.problem("push", n.err)
-			if !n.look && !errors.Is(n.err, exosite.ErrBadCIK) {
-				continue
-			}
 			if n.look {
 				e.pushed(ctx, n)
 				look.Reset(lookAgain)
+				break
+			}
+			if e.problem("push", n.err); !errors.Is(n.err, exosite.ErrBadCIK) {
+				continue
 			}
 		case <-look.C:
 		case <-e.kick:
@@ -320,6 +320,7 @@ func (e *Engine) reach(ctx context.Context) error {
 		}
 		e.log.Warn("the cloud does not know the CIK any more: activating again", "err", err)
 	}
+	e.stopWatch() // it has to begin anew, with the new CIK
 	if err := e.activate(ctx); err != nil {
 		return activationError{err}
 	}

@@ -178,6 +178,7 @@ type fakeHost struct {
 	status          string
 	checkedIn, kept int
 	keptText        string
+	keptError       error
 }
 
 func (h *fakeHost) Status(context.Context) json.RawMessage    { return json.RawMessage(h.status) }
@@ -186,7 +187,7 @@ func (h *fakeHost) CheckedIn(context.Context) error           { h.checkedIn++; r
 func (h *fakeHost) KeepIdentity(_ context.Context, text string) error {
 	h.kept++
 	h.keptText = text
-	return nil
+	return h.keptError
 }
 
 // engine is one that has been started, and the log of it.

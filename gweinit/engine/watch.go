@@ -20,6 +20,8 @@ const (
 	pollTime = 5 * time.Minute // the API's limit
 	// pollPause is for servers that do not let a poll wait.
 	pollPause = 30 * time.Second
+	// connectTime is what MQTT has at most before commands are looked for by HTTP.
+	connectTime = 10 * time.Second
 )
 
 // poller watches by long polls.
@@ -71,6 +73,8 @@ type pusher struct {
 func (p *pusher) watch(ctx context.Context, _ time.Time, tell func(notice)) { // the session knows
 	session := p.open()
 	defer session.Close()
+	// What was written before the connection was there is not pushed.
+	defer time.AfterFunc(connectTime, func() { tell(notice{look: true}) }).Stop()
 	for failures := 1; ctx.Err() == nil; failures++ {
 		err := session.Watch(ctx, func(point exosite.Point) {
 			if failures > 1 {
