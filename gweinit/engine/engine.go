@@ -258,6 +258,9 @@ func (e *Engine) Run(ctx context.Context, spread time.Duration) {
 // pushed takes a command at once. The check-in that follows finds it, if that
 // fails.
 func (e *Engine) pushed(ctx context.Context, n notice) {
+	if e.cloud == nil { // the watcher has told it just before it was stopped
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	e.problem(engineFetch, e.take(ctx, n.value, n.at))
@@ -310,11 +313,16 @@ func (e *Engine) reach(ctx context.Context) error {
 			return err
 		}
 	}
+	err := e.tryCIK(ctx)
+	if errors.Is(err, exosite.ErrUntrusted) {
+		e.disconnect() // the files with the certificates may be others the next time
+	}
+	return err
+}
+
+func (e *Engine) tryCIK(ctx context.Context) error {
 	if e.cloud.CIK() != "" || e.settings.Certificate != "" {
 		err := e.checkIn(ctx)
-		if errors.Is(err, exosite.ErrUntrusted) {
-			e.disconnect() // the files with the certificates may be others the next time
-		}
 		if !errors.Is(err, exosite.ErrBadCIK) {
 			return err
 		}
