@@ -52,8 +52,8 @@ func (s schedule) next(interval time.Duration) time.Duration {
 	return s.between(interval*4/5, interval)
 }
 
-// poll is how long a long poll may wait. The first of them, which those of a
-// fleet begin close to each other, brings them apart.
+// poll is how long a long poll may wait. The first of them, and the first after a
+// failure, which those of a fleet begin close to each other, bring them apart.
 func (s schedule) poll(first bool) time.Duration {
 	if first {
 		return s.between(pollTime/5, pollTime)
@@ -65,6 +65,16 @@ func (s schedule) poll(first bool) time.Duration {
 func (s schedule) retry(n int, interval time.Duration) time.Duration {
 	most := min(firstRetry<<min(n-1, 16), longestRetry, max(interval, firstRetry))
 	return s.between(most/2, most)
+}
+
+// broken is the wait after n failures in a row to wait for pushes. A cloud that
+// restarts breaks those of a whole fleet at once, and most will work again at the
+// first attempt.
+func (s schedule) broken(n int) time.Duration {
+	if n == 1 {
+		return s.between(0, time.Minute)
+	}
+	return s.retry(n, longestRetry)
 }
 
 // activation is the wait after an activation that did not go well.

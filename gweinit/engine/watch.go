@@ -34,7 +34,7 @@ func (p *poller) watch(ctx context.Context, since time.Time, tell func(notice)) 
 	failures := 0
 	for first := true; ctx.Err() == nil; first = false {
 		start := time.Now()
-		wait := p.schedule.poll(first)
+		wait := p.schedule.poll(first || failures > 0)
 		value, at, err := p.cloud.Wait(ctx, engineFetch, since, wait)
 		pause := time.Duration(0)
 		if ctx.Err() != nil {
@@ -58,7 +58,7 @@ func (p *poller) watch(ctx context.Context, since time.Time, tell func(notice)) 
 			if failures++; failures == 1 {
 				tell(notice{err: err})
 			}
-			pause = p.schedule.retry(failures, longestRetry)
+			pause = p.schedule.broken(failures)
 		}
 		sleep(ctx, pause)
 	}
@@ -94,7 +94,7 @@ func (p *pusher) watch(ctx context.Context, _ time.Time, tell func(notice)) { //
 		if failures == 1 && ctx.Err() == nil {
 			tell(notice{err: err})
 		}
-		sleep(ctx, p.schedule.retry(failures, longestRetry))
+		sleep(ctx, p.schedule.broken(failures))
 	}
 }
 

@@ -141,14 +141,23 @@ type later struct{ error }
 
 func (l later) Unwrap() error { return l.error }
 
-// Later marks err as one that may pass: the network's, for instance.
-func Later(err error) error { return later{err} }
+// Later marks err as one that may pass: the network's, for instance. No error
+// stays none.
+func Later(err error) error {
+	if err == nil {
+		return nil
+	}
+	return later{err}
+}
+
+// timed says whether a time is known. 1970 comes from a server that has none.
+func timed(at time.Time) bool { return at.Unix() > 0 }
 
 // key is by what a command is known.
 func key(value string, at time.Time) string {
 	sum := sha256.Sum256([]byte(value))
 	seconds := int64(0)
-	if !at.IsZero() {
+	if timed(at) {
 		seconds = at.Unix() // HTTP has no more
 	}
 	return fmt.Sprintf("%d-%s", seconds, hex.EncodeToString(sum[:8]))

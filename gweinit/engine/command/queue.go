@@ -15,17 +15,19 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/exosite/gwe/gweinit/durable"
 )
 
 const (
-	maxState    = 1 << 20 // bytes of the queue's file
+	maxState    = 8 << 20 // bytes of the queue's file: what is limited below has room, at its longest
 	maxQueue    = 32      // commands that wait
 	maxSeen     = 64      // commands that are known if they come again
 	maxOutcomes = 32      // that wait to be reported
 	maxOutput   = 8 << 10 // bytes of what an installer has to tell
+	maxReason   = 2 << 10 // bytes of an error
 
 	maxTries  = 40 // of a command that could be done later, about a day and a half
 	firstWait = 30 * time.Second
@@ -126,8 +128,8 @@ func (s state) check() error {
 		if err := (Item{Name: c.ID}).check(); err != nil { // it becomes that of a folder
 			return fmt.Errorf("a command's ID: %w", err)
 		}
-		if c.Done < 0 || c.Done >= len(c.Items) {
-			return fmt.Errorf("command %.80q has %d of %d items done", c.ID, c.Done, len(c.Items))
+		if c.Done < 0 || c.Done >= len(c.Items) || c.Tries < 0 {
+			return fmt.Errorf("command %.80q has %d of %d items done, in %d tries", c.ID, c.Done, len(c.Items), c.Tries)
 		}
 		for _, item := range c.Items {
 			if err := item.check(); err != nil {
@@ -170,21 +172,30 @@ func (q *Queue) Take(value string, at time.Time) (taken bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	id := key(value, at)
-	if slices.Contains(q.state.Seen, id) || q.uncleared(value, at) {
+	if slices.Contains(q.state.Seen, id) {
+		return false, nil
+	}
+	if q.uncleared(value, at) {
+		if timed(at) { // it may be pushed once more with this time, after it was cleared
+			err = q.save(func(s *state) { s.Seen = append(s.Seen, id) })
+		}
+		if err != nil {
+			return false, fmt.Errorf("note when a command was written: %w", err)
+		}
 		return false, nil
 	}
 	items, bad := Parse(value)
 	if bad == nil && len(q.state.Queue) >= maxQueue {
 		bad = fmt.Errorf("%d commands wait already", maxQueue)
 	}
-	if at.IsZero() { // it may come again
+	if !timed(at) { // it may come again
 		id = fmt.Sprintf("x%x-%s", rand.Uint64(), strings.TrimPrefix(id, "0-"))
 	}
 	err = q.save(func(s *state) {
 		s.Seen = append(s.Seen, id)
 		s.Uncleared = id
 		if bad != nil {
-			s.Outcomes = append(s.Outcomes, Outcome{ID: id, Text: statusLine(id, "refused: "+bad.Error())})
+			s.Outcomes = append(s.Outcomes, Outcome{ID: id, Text: statusLine(id, "refused: "+reason(bad))})
 		} else {
 			s.Queue = append(s.Queue, queued{ID: id, Items: items})
 		}
@@ -211,7 +222,7 @@ func (q *Queue) uncleared(value string, at time.Time) bool {
 		return false
 	}
 	seconds, err := strconv.ParseInt(prefix, 10, 64)
-	return at.IsZero() || err != nil || at.Unix()-seconds >= -2 && at.Unix()-seconds <= 2
+	return !timed(at) || err != nil || at.Unix()-seconds >= -2 && at.Unix()-seconds <= 2
 }
 
 // Uncleared says whether the value is that of the newest command, which may not be
@@ -389,17 +400,26 @@ func (q *Queue) next(c queued) (Installer, []Item) {
 	return first, c.Items[c.Done : c.Done+n]
 }
 
-// install calls an installer, whose panic is an error like any other.
+// install calls an installer, whose panic is an error like any other, also one in
+// the methods of its error.
 func install(ctx context.Context, i Installer, job Job) (output string, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			if r, ok := r.(powerCut); ok {
 				panic(r)
 			}
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+			output, err = string(debug.Stack()), fmt.Errorf("panic: %v", r)
 		}
 	}()
-	return i.Install(ctx, job)
+	output, err = i.Install(ctx, job)
+	again := errors.As(err, new(later))
+	if err != nil {
+		err = errors.New(reason(err))
+	}
+	if again {
+		err = Later(err)
+	}
+	return output, err
 }
 
 // powerCut is for tests.
@@ -408,13 +428,13 @@ type powerCut struct{ error }
 // done notes how a part of the first command ended. q.mu is held.
 func (q *Queue) done(c queued, items []Item, output string, err error) bool {
 	output = limited(output)
-	if again := (later{}); errors.As(err, &again) && c.Tries+1 < maxTries {
+	if again := (later{}); errors.As(err, &again) && c.Tries < maxTries-1 {
 		wait := min(firstWait<<min(c.Tries, 20), longest)
 		q.waiting = time.Now().Add(wait/2 + rand.N(wait/2))
 		q.Log.Warn("command has to wait", "id", c.ID, "err", err, "until", q.waiting.UTC().Format(time.RFC3339))
 		if err := q.save(func(s *state) {
 			s.Queue[0].Tries++
-			s.Queue[0].Error = limited(err.Error())
+			s.Queue[0].Error = reason(again)
 		}); err != nil {
 			q.Log.Error("note a try", "id", c.ID, "err", err)
 		}
@@ -424,7 +444,7 @@ func (q *Queue) done(c queued, items []Item, output string, err error) bool {
 	what := strings.Join(names(items), ", ")
 	result := "installed: " + what
 	if err != nil {
-		result = fmt.Sprintf("failed: %s: %s", what, limited(err.Error()))
+		result = fmt.Sprintf("failed: %s: %s", what, reason(err))
 		if rest := c.Items[c.Done+len(items):]; len(rest) > 0 {
 			result += "; not tried: " + strings.Join(names(rest), ", ")
 		}
@@ -463,6 +483,21 @@ func statusLine(id, result string) string { return fmt.Sprintf("gwe: command %s 
 func withNewline(s string) string {
 	if s != "" && !strings.HasSuffix(s, "\n") {
 		s += "\n"
+	}
+	return s
+}
+
+// reason is an error as a part of a status line: it is one line, and not too long.
+func reason(err error) string {
+	s := strings.ToValidUTF8(strings.TrimSpace(err.Error()), "\uFFFD")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ReplaceAll(s, "\n", "; "))
+	if len(s) > maxReason {
+		s = strings.ToValidUTF8(s[:maxReason], "") + "..."
 	}
 	return s
 }
