@@ -183,14 +183,14 @@ func TestFleet(t *testing.T) {
 		most     float64       // peak to mean
 		least    float64
 	}{
-		{scenario{name: "after a power cut", activated: true}, 0, day, 2, 0},
+		{scenario{name: "after a power cut", activated: true}, 0, day, 2.5, 0}, // 1.9 of 5,000 gateways
 		{scenario{name: "the same in step", activated: true, inStep: true}, 0, day, 1e9, 10},
 		{scenario{name: "never activated"}, 5 * time.Minute, day, 2, 0},
 		{scenario{name: "the cloud was away", activated: true, away: time.Hour}, 13 * time.Hour, day, 2, 0},
 		// All that wait are thrown out at once, and are back a minute later.
 		{scenario{name: "the cloud restarts", activated: true, away: time.Second}, 12*time.Hour + 2*time.Minute, day, 2, 0},
 		// Of so few requests chance makes more.
-		{scenario{name: "no push", activated: true, off: true}, time.Hour, day, 6, 0},
+		{scenario{name: "no push", activated: true, off: true}, time.Hour, day, 8, 0},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			f := s.day(t, n, bin)
