@@ -161,7 +161,7 @@ func TestCommandsInOneSecond(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.set("engine_fetch", `{"install": [{"name": "b.test"}]}`)
-	if err := b.take(t.Context(), first, at); err != nil {
+	if err := b.take(t.Context(), first, at, false); err != nil {
 		t.Fatal(err)
 	}
 	for b.queue.Step(t.Context()) {

@@ -263,7 +263,7 @@ func (e *Engine) pushed(ctx context.Context, n notice) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	e.problem(engineFetch, e.take(ctx, n.value, n.at))
+	e.problem(engineFetch, e.take(ctx, n.value, n.at, false))
 }
 
 // attempt tries a check-in, and returns when the next one is due.
@@ -541,15 +541,15 @@ func (e *Engine) fetch(ctx context.Context, value string) error {
 	newest, at, err := e.newest(ctx)
 	switch {
 	case refusal(err), errors.Is(err, exosite.ErrNoTime): // it has no long polls
-		return e.take(ctx, value, time.Time{})
+		return e.take(ctx, value, time.Time{}, true)
 	case err != nil:
 		return err
 	case at.IsZero() || newest != value && newest != "":
-		return e.take(ctx, value, time.Time{})
+		return e.take(ctx, value, time.Time{}, true)
 	case newest == "": // somebody has just cleared it
 		return e.queue.Cleared()
 	}
-	return e.take(ctx, value, at)
+	return e.take(ctx, value, at, true)
 }
 
 // newest returns the newest value of engine_fetch with the time at which it was
@@ -575,15 +575,16 @@ func (e *Engine) newest(ctx context.Context) (value string, at time.Time, err er
 }
 
 // take takes a command, and clears it in the cloud once it is on the disk, unless
-// there is another one by then: that has to be taken, and not cleared.
-func (e *Engine) take(ctx context.Context, value string, at time.Time) error {
+// there is another one by then: that has to be taken, and not cleared. there says
+// that it has just been read; what is pushed may come late.
+func (e *Engine) take(ctx context.Context, value string, at time.Time, there bool) error {
 	if value == "" {
 		return nil
 	}
 	if _, err := e.queue.Take(value, at); err != nil {
 		return err // it is still in the cloud
 	}
-	if !e.queue.Uncleared(value, at) {
+	if !e.queue.Uncleared(value, at) && !there {
 		return nil // an older one, that was cleared
 	}
 	values, err := e.cloud.WriteRead(ctx, nil, engineFetch)
