@@ -191,11 +191,11 @@ func (h *fakeHost) KeepIdentity(_ context.Context, text string) error {
 }
 
 // engine is one that has been started, and the log of it.
-func (w *world) engine(installers ...command.Installer) (*build, *fakeHost, *bytes.Buffer) {
+func (w *world) engine(installers ...command.Installer) (*assembled, *fakeHost, *bytes.Buffer) {
 	w.t.Helper()
 	log := new(bytes.Buffer)
 	h := &fakeHost{}
-	b := newBuild(w.root, installers, log)
+	b := assemble(w.root, installers, log)
 	b.host = h
 	if err := b.open(); err != nil {
 		w.t.Fatal(err)
@@ -394,7 +394,7 @@ func TestCommandWithFaults(t *testing.T) {
 }
 
 // run runs the engine until the test ends.
-func (w *world) run(b *build) {
+func (w *world) run(b *assembled) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
 	changes, err := folderChanges(ctx, b.files.Dir)
@@ -535,7 +535,7 @@ func TestUnprovisioned(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(root, "etc/gweinit"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b := newBuild(root, nil, new(bytes.Buffer))
+	b := assemble(root, nil, new(bytes.Buffer))
 	b.host = &fakeHost{}
 	if err := b.open(); err != nil {
 		t.Fatal(err)

@@ -52,17 +52,16 @@ const (
 // installers are what this firmware installs.
 var installers []command.Installer
 
-// build is an engine on real files, the real cloud and PID 1.
-type build struct {
+// assembled is an engine on real files, the real cloud and PID 1.
+type assembled struct {
 	*Engine
-	root     string
 	mqttPort string // "": MQTT's; tests have others
 	client   atomic.Pointer[exosite.Client]
 }
 
-func newBuild(root string, installers []command.Installer, log io.Writer) *build {
+func assemble(root string, installers []command.Installer, log io.Writer) *assembled {
 	level := new(slog.LevelVar)
-	b := &build{root: root, Engine: &Engine{
+	b := &assembled{Engine: &Engine{
 		root: root, version: version(root), level: level,
 		log:      slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: level})),
 		host:     newMachine(root),
@@ -90,7 +89,7 @@ func newBuild(root string, installers []command.Installer, log io.Writer) *build
 }
 
 // open reads what the engine before has left.
-func (b *build) open() error {
+func (b *assembled) open() error {
 	if err := makeFolder(filepath.Join(b.root, gateway.Dir), 0o700); err != nil {
 		return err
 	}
@@ -109,7 +108,7 @@ func (b *build) open() error {
 }
 
 // dial makes the client that the settings ask for, and the watcher.
-func (b *build) dial(s gateway.Settings) (cloud, watcher, error) {
+func (b *assembled) dial(s gateway.Settings) (cloud, watcher, error) {
 	if s.Host == "" && s.Vendor == "" {
 		return nil, nil, errors.New(`the gateway has no product: set one ("gwe --set-product-id ID"), or provision the gateway`)
 	}
@@ -147,7 +146,7 @@ func (b *build) dial(s gateway.Settings) (cloud, watcher, error) {
 }
 
 // fetchItem downloads what a command names. A file that is there is whole.
-func (b *build) fetchItem(ctx context.Context, id string, item command.Item) (string, error) {
+func (b *assembled) fetchItem(ctx context.Context, id string, item command.Item) (string, error) {
 	dir := filepath.Join(b.root, downloadFolder, id, item.Name) // of its own, for what a download has beside
 	if err := makeFolder(dir, 0o700); err != nil {
 		return "", err
@@ -220,7 +219,7 @@ func serveWith(root string, once bool, installers []command.Installer, out, errs
 	}
 	defer unlock()
 
-	b := newBuild(root, installers, errs)
+	b := assemble(root, installers, errs)
 	if err := b.open(); err != nil {
 		return fail(err)
 	}
