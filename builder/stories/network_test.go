@@ -434,7 +434,7 @@ func (w *wire) scanOne(to netip.Addr, port uint16) bool {
 // provisioned, as a whole, and nothing of it is left on the boot partition.
 func TestPowerCutsOnTheFirstDay(t *testing.T) {
 	const cuts, cutsPerCard = 20, 5
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		settings := func(card int) string {
 			return fmt.Sprintf("product: a1b2c3\nserial: serial-no-%d\ntimezone: Asia/Tokyo\nnetwork: {hostname: gw-%d}\n", card, card)
 		}
