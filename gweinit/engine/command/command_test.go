@@ -248,7 +248,7 @@ func FuzzQueueFile(f *testing.F) {
 		f.Add(data)
 	}
 	for _, name := range []string{"later", "panic", "fail", "good", "nobody"} {
-		for _, tries := range []int{0, maxTries - 1, math.MaxInt, -1, -1 << 62} {
+		for _, tries := range []int{0, maxTries - 1, math.MaxInt, -1, math.MinInt} {
 			add(state{Queue: []queued{{ID: "1-a", Items: []Item{{Name: "good"}, {Name: name}, {Name: "good2"}}, Done: 1, Started: true, Tries: tries, Output: "x"}}})
 		}
 	}
