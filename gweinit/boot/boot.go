@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/gweinit/clock"
+	"github.com/exosite/gwe/gweinit/gateway"
 	"github.com/exosite/gwe/gweinit/network"
 	"github.com/exosite/gwe/gweinit/network/settings"
 	"github.com/exosite/gwe/gweinit/reaper"
@@ -259,7 +260,7 @@ func readRelease(s *system) error {
 	if err != nil {
 		return err
 	}
-	release := parseRelease(string(text))
+	release := gateway.ParseRelease(string(text))
 	s.board, s.version = release["IMAGE_ID"], release["IMAGE_VERSION"]
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -280,16 +281,6 @@ func kernelArg(cmdline, name string) (value string) {
 		}
 	}
 	return value
-}
-
-func parseRelease(text string) map[string]string {
-	vars := map[string]string{}
-	for line := range strings.Lines(text) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
-			vars[name] = strings.Trim(value, `"'`)
-		}
-	}
-	return vars
 }
 
 // refillSlot tells the boot state that this slot has come up.

@@ -2,7 +2,6 @@ package boot
 
 import (
 	"errors"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -116,23 +115,6 @@ func TestRebootCommand(t *testing.T) {
 	} {
 		if got, ok := rebootCommand(tt.signal); got != tt.want || ok != tt.ok {
 			t.Errorf("%v: got %#x, %t, want %#x, %t", tt.signal, got, ok, tt.want, tt.ok)
-		}
-	}
-}
-
-func TestParseRelease(t *testing.T) {
-	for _, tt := range []struct {
-		text string
-		want map[string]string
-	}{
-		{"", map[string]string{}},
-		{"NAME=\"Gateway Engine\"\nID=gwe\nIMAGE_ID=qemu-arm64\nIMAGE_VERSION=1.2.0+3.gabcdef0.dirty\n",
-			map[string]string{"NAME": "Gateway Engine", "ID": "gwe", "IMAGE_ID": "qemu-arm64", "IMAGE_VERSION": "1.2.0+3.gabcdef0.dirty"}},
-		{"# ID=no\n\n  ID='a b'  \r\nno line\nURL=http://x/?a=b", map[string]string{"ID": "a b", "URL": "http://x/?a=b"}},
-		{"EMPTY=\nQUOTED=\"\"\n", map[string]string{"EMPTY": "", "QUOTED": ""}},
-	} {
-		if got := parseRelease(tt.text); !maps.Equal(got, tt.want) {
-			t.Errorf("%q:\ngot  %q\nwant %q", tt.text, got, tt.want)
 		}
 	}
 }

@@ -90,6 +90,23 @@ func ReadFile(path string, max int64) ([]byte, error) {
 	return data, nil
 }
 
+// MakeFolder makes a folder, and those above it that are missing, durably.
+func MakeFolder(path string, mode os.FileMode) error {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil
+	}
+	above := filepath.Dir(path)
+	if above != path {
+		if err := MakeFolder(above, mode); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, mode); err != nil {
+		return err
+	}
+	return SyncFolder(above)
+}
+
 // Remove removes a file durably. One that is not there is no error.
 func Remove(path string) error {
 	if err := os.Remove(path); err != nil {

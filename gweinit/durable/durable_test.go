@@ -65,6 +65,27 @@ func TestTidy(t *testing.T) {
 	}
 }
 
+func TestMakeFolder(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a/b/c")
+	for range 2 {
+		if err := MakeFolder(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || info.Mode() != os.ModeDir|0o700 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"file", "file/below"} {
+		if err := MakeFolder(filepath.Join(dir, path), 0o700); err == nil {
+			t.Errorf("%s: no error", path)
+		}
+	}
+}
+
 // A write that fails leaves the file as it is, and nothing beside it.
 func TestWriteFileFails(t *testing.T) {
 	dir := t.TempDir()

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,17 +8,14 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/exosite/gwe/gweinit/durable"
 	"github.com/exosite/gwe/gweinit/engine/command"
 	"github.com/exosite/gwe/gweinit/engine/report"
 	"github.com/exosite/gwe/gweinit/exosite"
-	"github.com/exosite/gwe/gweinit/exosite/usage"
 	"github.com/exosite/gwe/gweinit/gateway"
 )
 
@@ -107,18 +103,6 @@ type Engine struct {
 	failures  int // of them in a row
 	succeeded int
 	delay     time.Duration // of the watcher, at most, after the first check-in
-}
-
-// credential is a CIK and whose it is.
-type credential struct {
-	device  gateway.Settings // as the file had it before
-	changes []gateway.Change
-}
-
-// holds says whether the file has not been changed since by others: made another
-// device, or given another CIK.
-func (c *credential) holds(now gateway.Settings) bool {
-	return gateway.SameDevice(now, c.device) && now.CIK == c.device.CIK
 }
 
 // sentReport is a report that the cloud has.
@@ -339,61 +323,6 @@ func (e *Engine) tryCIK(ctx context.Context) error {
 	return err
 }
 
-// activate gets a CIK and stores it before it is used.
-func (e *Engine) activate(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, activationLimit)
-	defer cancel()
-	id, err := e.serial(ctx)
-	if err != nil {
-		return err
-	}
-	cik, err := e.cloud.Activate(ctx, id.serial)
-	if err != nil {
-		return err
-	}
-	e.log.Info("activated", "serial", id.serial)
-	changes := []gateway.Change{{File: gateway.GatewayFile, Section: gateway.DeviceSection, Key: "cik", Value: cik}}
-	if id.iface != "" { // by which it is known from now on
-		changes = append(changes, gateway.Change{File: gateway.GatewayFile, Section: gateway.DeviceSection, Key: "iface", Value: id.iface})
-	}
-	e.unstored = &credential{device: e.settings, changes: changes}
-	e.settings.CIK = cik
-	if id.iface != "" {
-		e.settings.Iface = id.iface
-	}
-	e.store(ctx)
-	clear(e.sent)
-	return nil
-}
-
-// store stores the CIK, if there is one that is not on the disk: one that gets
-// lost is never given again.
-func (e *Engine) store(ctx context.Context) {
-	if e.unstored != nil {
-		_, err := e.files.Update(func(now gateway.Settings) []gateway.Change {
-			if !e.unstored.holds(now) {
-				return nil
-			}
-			return e.unstored.changes
-		})
-		e.problem("store the CIK", err)
-		if err != nil { // the next check-in tries again, or the next boot has it from the record
-			text, err := e.files.Text(gateway.GatewayFile, e.unstored.changes...)
-			if err == nil {
-				err = e.host.KeepIdentity(context.WithoutCancel(ctx), string(text))
-			}
-			e.problem("keep the identity", err)
-			return
-		}
-		e.unstored, e.unkept = nil, true
-	}
-	if e.unkept {
-		err := e.host.KeepIdentity(context.WithoutCancel(ctx), "")
-		e.problem("keep the identity", err)
-		e.unkept = err != nil
-	}
-}
-
 // checkIn reports, asks what is to be done, and takes that.
 func (e *Engine) checkIn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkInLimit)
@@ -413,8 +342,7 @@ func (e *Engine) checkIn(ctx context.Context) error {
 		writes = append(writes, exosite.Value{Alias: alias, Value: reports[alias].Text})
 	}
 	values, err := e.cloud.WriteRead(ctx, writes, engineFetch, updateInterval)
-	refused := refusal(err)
-	if refused && len(writes) > 0 { // commands have to get through nevertheless: one may be what helps
+	if refusal(err) && len(writes) > 0 { // commands have to get through nevertheless: one may be what helps
 		e.problem("report", err)
 		values, err = e.cloud.WriteRead(ctx, nil, engineFetch, updateInterval)
 	} else if err == nil {
@@ -449,63 +377,7 @@ func (e *Engine) checkIn(ctx context.Context) error {
 // refusal says whether the cloud will not have it, now or later.
 func refusal(err error) bool {
 	status := (*exosite.StatusError)(nil)
-	if !errors.As(err, &status) || errors.Is(err, exosite.ErrBadCIK) {
-		return false
-	}
-	return status.Code >= 400 && status.Code < 500 && status.Code != 401 && status.Code != 408 && status.Code != 429
-}
-
-// reports returns the reports that are due.
-func (e *Engine) reports(ctx context.Context) map[string]report.Report {
-	all := e.allReports(ctx)
-	for alias, r := range all {
-		last, ok := e.sent[alias]
-		if ok && last.facts == r.Facts && time.Since(last.at) < resend {
-			delete(all, alias)
-		}
-	}
-	return all
-}
-
-// allReports returns the reports as they are now. One that cannot be made is
-// missing.
-func (e *Engine) allReports(ctx context.Context) map[string]report.Report {
-	all := map[string]report.Report{}
-	add := func(alias string, r report.Report, err error) {
-		if e.problem(alias, err); err == nil {
-			all[alias] = r
-		}
-	}
-	device, err := report.Device(cmp.Or(e.root, "/"))
-	add(deviceInfo, device, err)
-	// Its facts are none: it changes with each request.
-	used, err := e.addUsage()
-	text := []byte("{}")
-	if err == nil {
-		text, err = json.Marshal(used)
-	}
-	add(usageReport, report.Report{Text: string(text)}, err)
-
-	state := report.Engine{Version: e.version, Status: e.host.Status(ctx), Programs: e.host.Programs(ctx)}
-	for _, c := range e.queue.Status() {
-		state.Commands = append(state.Commands, c)
-	}
-	for _, about := range slices.Sorted(maps.Keys(e.problems)) {
-		state.Errors = append(state.Errors, about+": "+e.problems[about])
-	}
-	engine, err := state.Report()
-	add(engineReport, engine, err)
-	return all
-}
-
-// addUsage adds what was used to the gateway's usage, which it returns.
-func (e *Engine) addUsage() (exosite.Report, error) {
-	e.used = e.used.Add(e.meter.Take())
-	sum, err := usage.Add(filepath.Join(e.root, usage.File), e.used)
-	if err == nil {
-		e.used = nil
-	}
-	return sum, err
+	return errors.As(err, &status) && status.Final()
 }
 
 // setInterval stores a new update_interval, and clears it in the cloud.
@@ -529,107 +401,6 @@ func (e *Engine) setInterval(ctx context.Context, value string) error {
 	}
 	_, err = e.cloud.WriteRead(ctx, []exosite.Value{{Alias: updateInterval}})
 	return err
-}
-
-// fetch takes the command that a check-in has found. A command is known by when
-// it was written from another with the same text; if the server does not tell,
-// the text has to do.
-func (e *Engine) fetch(ctx context.Context, value string) error {
-	if value == "" {
-		return e.queue.Cleared()
-	}
-	newest, at, err := e.newest(ctx)
-	switch {
-	case refusal(err), errors.Is(err, exosite.ErrNoTime): // it has no long polls
-		return e.take(ctx, value, time.Time{}, true)
-	case err != nil:
-		return err
-	case at.IsZero() || newest != value && newest != "":
-		return e.take(ctx, value, time.Time{}, true)
-	case newest == "": // somebody has just cleared it
-		return e.queue.Cleared()
-	}
-	return e.take(ctx, value, at, true)
-}
-
-// newest returns the newest value of engine_fetch with the time at which it was
-// written. A long poll answers with the oldest that is newer: so one asks until
-// there is none. The time is zero if they are too many, or the server tells none.
-func (e *Engine) newest(ctx context.Context) (value string, at time.Time, err error) {
-	since := e.queue.Newest()
-	if since.IsZero() {
-		since = time.Unix(1, 0)
-	}
-	since = since.Add(-time.Second) // the last one taken may be the newest
-	for range maxNewer {
-		v, t, err := e.cloud.Wait(ctx, engineFetch, since, time.Millisecond)
-		if errors.Is(err, exosite.ErrNotModified) || err == nil && !t.After(since) {
-			return value, at, nil
-		}
-		if err != nil {
-			return "", time.Time{}, err
-		}
-		value, at, since = v, t, t
-	}
-	return "", time.Time{}, nil
-}
-
-// take takes a command, and clears it in the cloud once it is on the disk, unless
-// there is another one by then: that has to be taken, and not cleared. there says
-// that it has just been read; what is pushed may come late.
-func (e *Engine) take(ctx context.Context, value string, at time.Time, there bool) error {
-	if value == "" {
-		return nil
-	}
-	if _, err := e.queue.Take(value, at); err != nil {
-		return err // it is still in the cloud
-	}
-	if !e.queue.Uncleared(value, at) && !there {
-		return nil // an older one, that was cleared
-	}
-	values, err := e.cloud.WriteRead(ctx, nil, engineFetch)
-	if err != nil {
-		return err
-	}
-	if values[engineFetch] != "" {
-		if values[engineFetch] != value {
-			return e.fetch(ctx, values[engineFetch])
-		}
-		if _, err := e.cloud.WriteRead(ctx, []exosite.Value{{Alias: engineFetch}}); err != nil {
-			return err
-		}
-	}
-	return e.queue.Cleared()
-}
-
-// reportOutcomes tells how commands ended, each once: one of which it is not
-// known whether it got there is looked for first.
-func (e *Engine) reportOutcomes(ctx context.Context) (refused error) {
-	for _, o := range e.queue.Outcomes() {
-		there := false
-		if o.Sending {
-			values, err := e.cloud.WriteRead(ctx, nil, fetchStatus)
-			if err != nil {
-				return err
-			}
-			there = values[fetchStatus] == o.Text
-		} else if err := e.queue.Sending(o.ID); err != nil {
-			return err
-		}
-		if !there {
-			_, err := e.cloud.WriteRead(ctx, []exosite.Value{{Alias: fetchStatus, Value: o.Text}})
-			if refusal(err) { // it will never be taken, and others wait behind it
-				e.log.Error("report how a command ended", "id", o.ID, "outcome", o.Text, "err", err)
-				refused = err
-			} else if err != nil {
-				return err
-			}
-		}
-		if err := e.queue.Sent(o.ID); err != nil {
-			return err
-		}
-	}
-	return refused
 }
 
 // watch has the watcher tell of commands as they are written.
@@ -661,48 +432,4 @@ func (e *Engine) stopWatch() {
 		e.endWatch()
 		e.endWatch = nil
 	}
-}
-
-// once checks in, does the commands that are there, and reports them.
-func (e *Engine) once(ctx context.Context) error {
-	if err := e.load(); err != nil {
-		return err
-	}
-	e.watcher = nil
-	err := e.reach(ctx)
-	e.attempts++
-	e.note(err, 0)
-	if err != nil {
-		return err
-	}
-	for ctx.Err() == nil && e.queue.Step(ctx) {
-	}
-	ctx, cancel := context.WithTimeout(ctx, checkInLimit)
-	defer cancel()
-	err = e.reportOutcomes(ctx)
-	e.addUsage()
-	return err
-}
-
-// last is how it went, for "gwe --once" beside a running engine and for people.
-type last struct {
-	PID      int       `json:"pid"`
-	Attempts int       `json:"attempts"` // since the engine was started
-	Time     time.Time `json:"time"`
-	Error    string    `json:"error,omitempty"`
-	Next     time.Time `json:"next"`
-}
-
-// lastFile is in memory: it says too whether the engine has been there since
-// the gateway was switched on.
-const lastFile = "/run/gwe/last.json"
-
-func (e *Engine) note(err error, wait time.Duration) {
-	l := last{PID: os.Getpid(), Attempts: e.attempts, Time: time.Now().UTC(), Next: time.Now().Add(wait).UTC()}
-	if err != nil {
-		l.Error = err.Error()
-	}
-	text, _ := json.Marshal(l)
-	path := filepath.Join(e.root, lastFile)
-	e.problem("note the check-in", errors.Join(makeFolder(filepath.Dir(path), 0o755), durable.WriteFile(path, append(text, '\n'), 0o600)))
 }

@@ -227,10 +227,8 @@ func version(root string) string {
 	root = cmp.Or(root, "/")
 	if gateway.Here(root) {
 		text, _ := os.ReadFile(filepath.Join(root, "etc/os-release"))
-		for line := range strings.Lines(string(text)) {
-			if v, ok := strings.CutPrefix(line, "IMAGE_VERSION="); ok {
-				return strings.Trim(strings.TrimSpace(v), `"'`)
-			}
+		if v := gateway.ParseRelease(string(text))["IMAGE_VERSION"]; v != "" {
+			return v
 		}
 	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {

@@ -90,7 +90,7 @@ func assemble(root string, installers []command.Installer, log io.Writer) *assem
 
 // open reads what the engine before has left.
 func (b *assembled) open() error {
-	if err := makeFolder(filepath.Join(b.root, gateway.Dir), 0o700); err != nil {
+	if err := durable.MakeFolder(filepath.Join(b.root, gateway.Dir), 0o700); err != nil {
 		return err
 	}
 	b.problem("commands", b.queue.Open())
@@ -148,7 +148,7 @@ func (b *assembled) dial(s gateway.Settings) (cloud, watcher, error) {
 // fetchItem downloads what a command names. A file that is there is whole.
 func (b *assembled) fetchItem(ctx context.Context, id string, item command.Item) (string, error) {
 	dir := filepath.Join(b.root, downloadFolder, id, item.Name) // of its own, for what a download has beside
-	if err := makeFolder(dir, 0o700); err != nil {
+	if err := durable.MakeFolder(dir, 0o700); err != nil {
 		return "", err
 	}
 	path := filepath.Join(dir, item.Name)
@@ -197,7 +197,7 @@ func serveWith(root string, once bool, installers []command.Installer, out, errs
 		fmt.Fprintf(errs, "gwe: %v\n", err)
 		return 1
 	}
-	if err := makeFolder(filepath.Join(root, runFolder), 0o755); err != nil {
+	if err := durable.MakeFolder(filepath.Join(root, runFolder), 0o755); err != nil {
 		return fail(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -337,17 +337,6 @@ func readLast(root string) (l last) {
 		json.Unmarshal(text, &l)
 	}
 	return l
-}
-
-// makeFolder makes a folder and those above it, durably where they are new.
-func makeFolder(path string, mode os.FileMode) error {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return nil
-	}
-	if err := os.MkdirAll(path, mode); err != nil {
-		return err
-	}
-	return durable.SyncFolder(filepath.Dir(path))
 }
 
 // keepIdentity has PID 1 keep the settings in the identity record.

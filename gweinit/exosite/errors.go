@@ -58,6 +58,16 @@ func (e *StatusError) Error() string {
 
 func (e *StatusError) Unwrap() error { return e.is }
 
+// Final says whether the answer would be the same the next time: the server refuses
+// the request as it is, and not for now or for want of a credential.
+func (e *StatusError) Final() bool {
+	switch e.Code {
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusRequestedRangeNotSatisfiable, http.StatusTooManyRequests:
+		return false
+	}
+	return e.Code/100 == 4
+}
+
 // hint says what the code means, and what to do.
 func (e *StatusError) hint() string {
 	switch {

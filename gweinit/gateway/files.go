@@ -62,7 +62,7 @@ func (f Files) Update(decide func(Settings) []Change) ([]Change, error) {
 }
 
 func (f Files) update(decide func(Settings) []Change) ([]Change, error) {
-	if err := makeFolder(f.Dir); err != nil {
+	if err := durable.MakeFolder(f.Dir, 0o700); err != nil {
 		return nil, err
 	}
 	unlock, err := lock(f.Dir)
@@ -142,17 +142,6 @@ func (f Files) read(name string) (text []byte, long bool, err error) {
 		err = nil
 	}
 	return text, false, err
-}
-
-// makeFolder makes the folder durably, if it is not there.
-func makeFolder(path string) error {
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return err
-	}
-	return durable.SyncFolder(filepath.Dir(path))
 }
 
 // lock waits until nobody else has locked the folder. The lock ends with the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -280,4 +281,21 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("%q the second time: %q, %v", once, read(t, path), err)
 		}
 	})
+}
+
+func TestParseRelease(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want map[string]string
+	}{
+		{"", map[string]string{}},
+		{"NAME=\"Gateway Engine\"\nID=gwe\nIMAGE_ID=qemu-arm64\nIMAGE_VERSION=1.2.0+3.gabcdef0.dirty\n",
+			map[string]string{"NAME": "Gateway Engine", "ID": "gwe", "IMAGE_ID": "qemu-arm64", "IMAGE_VERSION": "1.2.0+3.gabcdef0.dirty"}},
+		{"# ID=no\n\n  ID='a b'  \r\nno line\nURL=http://x/?a=b", map[string]string{"ID": "a b", "URL": "http://x/?a=b"}},
+		{"EMPTY=\nQUOTED=\"\"\n", map[string]string{"EMPTY": "", "QUOTED": ""}},
+	} {
+		if got := ParseRelease(tt.text); !maps.Equal(got, tt.want) {
+			t.Errorf("%q:\ngot  %q\nwant %q", tt.text, got, tt.want)
+		}
+	}
 }

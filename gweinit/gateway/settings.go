@@ -48,6 +48,18 @@ func Here(root string) bool {
 	return err == nil
 }
 
+// ParseRelease returns the variables of an os-release(5), as the builder writes it:
+// IMAGE_ID is the board, IMAGE_VERSION the firmware's version.
+func ParseRelease(text string) map[string]string {
+	vars := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
+			vars[name] = strings.Trim(value, `"'`)
+		}
+	}
+	return vars
+}
+
 // Levels are the values of debug_level.
 var Levels = []string{"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"net/http"
 	"time"
 
 	"github.com/exosite/gwe/gweinit/exosite"
@@ -58,14 +57,7 @@ func Permanent(err error) bool {
 		return true
 	}
 	// It may be the answer of another call, such as the one for the time.
-	if !errors.As(err, &status) || status.Call != "content" && status.Call != "contentinfo" {
-		return false
-	}
-	switch status.Code {
-	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusRequestedRangeNotSatisfiable, http.StatusTooManyRequests:
-		return false
-	}
-	return status.Code/100 == 4
+	return errors.As(err, &status) && (status.Call == "content" || status.Call == "contentinfo") && status.Final()
 }
 
 // Stream writes all of the content to w, without Room. If it fails, a part of it
