@@ -267,7 +267,7 @@ func (b *bundle) addKeys() {
 		}
 		fmt.Fprintf(&listing, "%x  %s\n", sha256.Sum256(c.text), b.printable(e.Name()))
 		if public := publicParts(c.text); len(public) > 0 {
-			b.add("keys/"+e.Name(), public, c.modified, "the public parts")
+			b.addPublic("keys/"+e.Name(), public, c.modified, "the public parts")
 		}
 	}
 	b.add("keys/SHA256SUMS", []byte(listing.String()), b.now, "")
