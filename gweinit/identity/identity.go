@@ -9,9 +9,7 @@ package identity
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -45,25 +43,16 @@ func (r Record) String() string {
 	return fmt.Sprintf("identity of %q", slices.Sorted(maps.Keys(r.Files)))
 }
 
-// The format of a copy, frozen, since both slots read it. Numbers are
-// little-endian.
-//
-//	 0  "GWE ID\r\n"
-//	 8  version, 1: of this layout; whatever can be an entry leaves it alone
-//	12  sequence number
-//	16  length of the entries
-//	20  SHA-256 of the 20 bytes before and the entries
-//	52  entries; the rest of the copy is zeros
+// The format of a copy, frozen, since both slots read it: sealed (package ubenv), a
+// payload of entries. Numbers are little-endian.
 //
 // An entry is its kind (1: a file, 2: the wish for a reset, without a name), the
 // length of its name, the length of its data, then name and data. A kind that a
 // firmware does not know is kept as it is, and so is a file with a name that it
 // would not write.
 const (
-	magic     = "GWE ID\r\n"
-	version   = 1
-	sumOffset = 20
-	header    = sumOffset + sha256.Size
+	magic   = "GWE ID\r\n"
+	version = 1 // of this layout; whatever can be an entry leaves it alone
 
 	kindFile  = 1
 	kindReset = 2
@@ -91,34 +80,21 @@ func (r Record) Encode(seq uint32) ([]byte, error) {
 		entries = append(entries, entry{kindReset, nil, []byte(r.Reset)})
 	}
 	entries = append(entries, r.unknown...)
-	size := header
+	size := ubenv.SealSize
 	for _, e := range entries {
 		size += entryHeader + len(e.name) + len(e.data)
 	}
 	if size > CopySize {
-		return nil, fmt.Errorf("identity: %d files take %d bytes with their names, there is room for %d", len(entries), size-header, CopySize-header)
+		return nil, fmt.Errorf("identity: %d files take %d bytes with their names, there is room for %d", len(entries), size-ubenv.SealSize, CopySize-ubenv.SealSize)
 	}
-	buf := make([]byte, header, CopySize)
+	var payload []byte
 	for _, e := range entries {
 		for _, n := range []uint32{e.kind, uint32(len(e.name)), uint32(len(e.data))} {
-			buf = binary.LittleEndian.AppendUint32(buf, n)
+			payload = binary.LittleEndian.AppendUint32(payload, n)
 		}
-		buf = append(append(buf, e.name...), e.data...)
+		payload = append(append(payload, e.name...), e.data...)
 	}
-	copy(buf, magic)
-	for i, n := range []uint32{version, seq, uint32(len(buf) - header)} {
-		binary.LittleEndian.PutUint32(buf[len(magic)+4*i:], n)
-	}
-	copy(buf[sumOffset:], checksum(buf))
-	return buf[:CopySize], nil
-}
-
-// checksum is that of a copy without the zeros at its end.
-func checksum(buf []byte) []byte {
-	h := sha256.New()
-	h.Write(buf[:sumOffset])
-	h.Write(buf[header:])
-	return h.Sum(nil)
+	return ubenv.Seal(magic, version, seq, payload, CopySize), nil
 }
 
 // Decode reads one copy, and returns its sequence number too.
@@ -126,25 +102,13 @@ func Decode(buf []byte) (Record, uint32, error) {
 	if len(buf) != CopySize {
 		return Record{}, 0, fmt.Errorf("%d bytes, want %d", len(buf), CopySize)
 	}
-	if string(buf[:len(magic)]) != magic {
-		return Record{}, 0, errors.New("no identity record")
-	}
-	number := func(off int) uint32 { return binary.LittleEndian.Uint32(buf[off:]) }
-	if v := number(8); v != version {
-		return Record{}, 0, fmt.Errorf("version %d, want %d", v, version)
-	}
-	seq, length := number(12), number(16)
-	if length > CopySize-header {
-		return Record{}, 0, fmt.Errorf("length %d, at most %d", length, CopySize-header)
-	}
-	buf = buf[:header+length]
-	if !bytes.Equal(buf[sumOffset:header], checksum(buf)) {
-		return Record{}, 0, errors.New("the SHA-256 is not that of the data")
+	payload, seq, err := ubenv.Unseal(magic, version, buf)
+	if err != nil {
+		return Record{}, 0, err
 	}
 	r := Record{Files: map[string][]byte{}}
-	for rest := buf[header:]; len(rest) > 0; {
+	for rest := payload; len(rest) > 0; {
 		var e entry
-		var err error
 		if e, rest, err = cutEntry(rest); err != nil {
 			return Record{}, 0, err
 		}

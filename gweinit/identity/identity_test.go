@@ -40,14 +40,7 @@ func encoded(t testing.TB, r Record, seq uint32) []byte {
 
 // sealed is a copy with the given entries, whatever they are.
 func sealed(entries []byte) []byte {
-	buf := make([]byte, CopySize)
-	copy(buf, magic)
-	buf[8], buf[12] = version, 7
-	entries = entries[:min(len(entries), CopySize-header)]
-	binary.LittleEndian.PutUint32(buf[16:], uint32(len(entries)))
-	copy(buf[header:], entries)
-	copy(buf[sumOffset:], checksum(buf[:header+len(entries)]))
-	return buf
+	return ubenv.Seal(magic, version, 7, entries[:min(len(entries), CopySize-ubenv.SealSize)], CopySize)
 }
 
 // raw is one entry.
@@ -63,7 +56,7 @@ func TestEncodeDecode(t *testing.T) {
 	for name, want := range map[string]map[string][]byte{
 		"nothing":       {},
 		"a gateway":     files(),
-		"as much as is": {"x": bytes.Repeat([]byte{0xff}, CopySize-header-entryHeader-1)},
+		"as much as is": {"x": bytes.Repeat([]byte{0xff}, CopySize-ubenv.SealSize-entryHeader-1)},
 	} {
 		buf := encoded(t, Record{Files: want}, 0x7fffffff)
 		got, seq, err := Decode(buf)
@@ -131,15 +124,15 @@ func TestDecodeRefuses(t *testing.T) {
 		buf        []byte
 	}{
 		{"nothing", "0 bytes, want 65536", nil},
-		{"zeros", "no identity record", make([]byte, CopySize)},
-		{"flash erased", "no identity record", bytes.Repeat([]byte{0xff}, CopySize)},
-		{"magic", "no identity record", with(0, 1)},
+		{"zeros", "does not begin with", make([]byte, CopySize)},
+		{"flash erased", "does not begin with", bytes.Repeat([]byte{0xff}, CopySize)},
+		{"magic", "does not begin with", with(0, 1)},
 		{"a later layout", "version 3, want 1", with(8, 2)},
 		{"length", "SHA-256", with(16, 1)},
 		{"a huge length", "length", with(19, 0x80)},
 		{"sequence number", "SHA-256", with(12, 1)},
-		{"checksum", "SHA-256", with(sumOffset, 1)},
-		{"payload", "SHA-256", with(header+20, 1)},
+		{"checksum", "SHA-256", with(20, 1)},
+		{"payload", "SHA-256", with(ubenv.SealSize+20, 1)},
 		{"torn", "SHA-256", append(bytes.Clone(good[:4096]), make([]byte, CopySize-4096)...)},
 		{"bytes behind the last entry", "5 bytes behind the last entry", sealed(append(raw(kindFile, "cik", secret), "cik\x00\x00"...))},
 		{"a name that is longer than all", "an entry of 4294967295 bytes", sealed([]byte("\x01\x00\x00\x00\xff\xff\xff\xff\x00\x00\x00\x00"))},
@@ -285,7 +278,7 @@ func FuzzDecode(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(bytes.TrimRight(buf[header:], "\x00"))
+	f.Add(bytes.TrimRight(buf[ubenv.SealSize:], "\x00"))
 	f.Add(append(raw(kindFile, "../x", "1"), raw(3, "", "2")...))
 	f.Add([]byte("\x01\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, entries []byte) {

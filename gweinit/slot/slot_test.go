@@ -55,6 +55,14 @@ func TestOperations(t *testing.T) {
 		{"reject the trial", trialB, func(s *State) error { return s.Reject() }, "good=a trial= 0 a=good/8 b=bad/0"},
 		{"reject nothing", good(A, Good), func(s *State) error { return s.Reject() }, "error: no slot is on trial"},
 
+		{"postpone the trial", trialB, func(s *State) error { return s.Postpone() }, "good=a trial= 0 a=good/8 b=ready/0"},
+		{"postpone nothing", good(A, Good), func(s *State) error { return s.Postpone() }, "error: no slot is on trial"},
+		{"activate what was postponed", good(A, Ready), func(s *State) error { return s.Activate(A, B) }, "good=a trial=b 3 a=good/8 b=ready/0"},
+
+		{"leave a damaged slot", good(B, Good), func(s *State) error { return s.Damaged(B) }, "good=b trial= 0 a=good/0 b=bad/0"},
+		{"leave a damaged slot for an empty one", good(A, Empty), func(s *State) error { return s.Damaged(A) }, "error: slot b is empty and not good"},
+		{"leave a damaged slot for one on trial", trialB, func(s *State) error { return s.Damaged(A) }, "error: slot b is ready and not good"},
+
 		{"refill the confirmed slot", countedDown, func(s *State) error { return refill(s, A, false) }, "good=a trial= 0 a=good/8 b=good/0"},
 		{"refill during a trial leaves the trial alone", trialB, func(s *State) error { return refill(s, B, false) }, "good=a trial=b 2 a=good/8 b=ready/0"},
 		{"refill before the trial is booted", trialB, func(s *State) error { return refill(s, A, false) }, "good=a trial=b 2 a=good/8 b=ready/0"},

@@ -8,9 +8,9 @@
 //	          begin             activate            confirm
 //	empty ─┐
 //	bad   ─┼──────────► writing ─────────► ready ─────────────► good
-//	good  ─┘                                 │                (is GOOD)
-//	                                         └───────► bad
-//	                                           reject
+//	good  ─┘                               │  ▲               (is GOOD)
+//	                     reject: bad ◄─────┤  │ activate
+//	                                       └──┘ postpone
 //
 // A slot that is being written or on trial never replaces GOOD, so whatever
 // happens to it, GOOD is still there to boot.
@@ -159,6 +159,27 @@ func (s *State) Reject() error {
 	}
 	*s.Slot(s.Trial) = Slot{Status: Bad}
 	s.endTrial()
+	return nil
+}
+
+// Postpone ends the trial and leaves its slot ready: what was written there is as
+// good as before, and Activate tries it again.
+func (s *State) Postpone() error {
+	if !s.Trial.Valid() {
+		return fmt.Errorf("postpone: no slot is on trial")
+	}
+	s.endTrial()
+	return nil
+}
+
+// Damaged marks the running slot, whose root has turned out to be damaged, as
+// bad, so that the next boot takes the other one. That has to be good: a damaged
+// slot is better than none.
+func (s *State) Damaged(running Name) error {
+	if other := s.Slot(running.Other()); other.Status != Good {
+		return fmt.Errorf("leave slot %s: slot %s is %s and not good", running, running.Other(), other.Status)
+	}
+	*s.Slot(running) = Slot{Status: Bad}
 	return nil
 }
 

@@ -1,6 +1,6 @@
 // Package ubenv keeps records in the raw partition ubenv, which outlives the
-// file system of /data: the boot state (package slot) and the identity of the
-// gateway (package identity).
+// file system of /data: the boot state (package slot), the identity of the
+// gateway (package identity), and its latest firmware update (package update).
 //
 // A record is there in two copies. The newest valid one counts, the older one
 // is overwritten, synced and read back, so that a power cut at any moment
@@ -23,6 +23,7 @@ import (
 const (
 	BootState = 0       // 16 KiB
 	Identity  = 1 << 20 // 64 KiB
+	Update    = 2 << 20 // 64 KiB
 
 	// Second is how far behind its first copy a record's second copy is: in
 	// another erase block of any SD card or eMMC.
