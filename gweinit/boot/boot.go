@@ -29,7 +29,7 @@ import (
 	"github.com/exosite/gwe/gweinit/reaper"
 	"github.com/exosite/gwe/gweinit/slot"
 	"github.com/exosite/gwe/gweinit/supervisor"
-	"github.com/exosite/gwe/gweinit/ubenv"
+	"github.com/exosite/gwe/gweinit/update"
 )
 
 // phase is one step of the boot or of the shutdown. After its limit (by
@@ -50,6 +50,7 @@ func phases() []phase {
 		{name: "start the watchdog", run: startWatchdog},
 		{name: "mount file systems", run: mountAll},
 		{name: "read what this firmware is", run: readRelease},
+		{name: "note the boot of a firmware on trial", run: noteBoot},
 		{name: "load the drivers", run: loadDrivers},
 		{name: "grow the data partition", run: growPartition},
 		{name: "reset to the factory settings if asked to", run: resetIfAsked, limit: resetLimit + time.Minute},
@@ -61,6 +62,7 @@ func phases() []phase {
 		{name: "grow the file system of /data", run: growData, limit: growLimit},
 		{name: "bind the folders of /data", run: bindFolders},
 		{name: "keep the clock", run: keepClock},
+		{name: "read the last words of a trial", run: readLastWords},
 		{name: "keep the log", run: keepMessages},
 		{name: "set the time zone", run: setTimezone},
 		{name: "set the host name", run: nameHost},
@@ -69,20 +71,26 @@ func phases() []phase {
 		{name: "start the network", run: startNetwork},
 		{name: "take calls", run: startControl},
 		{name: "start the programs", run: startPrograms},
-		{name: "refill the boots of the good slot", run: refillSlot},
+		{name: "refill the boots of the good slot", run: arrive},
 		{name: "report ready", run: reportReady},
+		{name: "watch over the firmware", run: watchFirmware},
 		{name: "start the console program", run: startConsole},
 	}
 }
 
 // system is what the phases share.
 type system struct {
-	reaper    *reaper.Reaper
-	board     string
-	version   string
-	slot      slot.Name
-	rollback  atomic.Value               // string: why it is not the other slot
-	bootState atomic.Pointer[slot.State] // as PID 1 has last written it, which alone writes it now
+	reaper  *reaper.Reaper
+	board   string
+	version string
+	slot    slot.Name
+
+	firmware   *update.Keeper
+	lastWords  string       // of the boot before, if that may have been a trial's
+	checkedIn  atomic.Bool  // since this boot
+	rootRead   atomic.Bool  // all of it was, and none of it is damaged
+	rootDamage atomic.Value // string: the root is damaged, and the other slot no better
+	incomplete atomic.Bool  // a mistake in the configuration may have left out programs
 
 	failedMu sync.Mutex
 	failed   []string // names of the phases that failed
@@ -96,7 +104,8 @@ type system struct {
 	hostname hostname
 
 	clock       *clock.Clock
-	clockKept   atomic.Bool // it is not earlier than the stored time
+	zone        *time.Location // of the gateway
+	clockKept   atomic.Bool    // it is not earlier than the stored time
 	network     *network.Manager
 	settings    *settings.Settings // of the network
 	endMessages func() <-chan struct{}
@@ -113,7 +122,7 @@ func Main([]string) int {
 		fmt.Fprintln(os.Stderr, `init is PID 1 of a Gateway Engine image and takes no arguments; "reboot" and "poweroff" control it`)
 		return 2
 	}
-	s := &system{reaper: reaper.New(), tick: time.Tick(petInterval), signals: make(chan os.Signal, 8), identity: make(chan struct{}, 1)}
+	s := &system{reaper: reaper.New(), firmware: newKeeper(), zone: time.UTC, tick: time.Tick(petInterval), signals: make(chan os.Signal, 8), identity: make(chan struct{}, 1)}
 	signal.Notify(s.signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
 	takeSignals()
 	// Ctrl-Alt-Del becomes SIGINT instead of a reset without sync.
@@ -270,6 +279,7 @@ func readRelease(s *system) error {
 	if !s.slot.Valid() {
 		return fmt.Errorf("the kernel's command line has gwe.slot=%q, want a or b", s.slot)
 	}
+	s.firmware.Running, s.firmware.Version = s.slot, s.version
 	return nil
 }
 
@@ -281,66 +291,6 @@ func kernelArg(cmdline, name string) (value string) {
 		}
 	}
 	return value
-}
-
-// refillSlot tells the boot state that this slot has come up.
-func refillSlot(s *system) error {
-	if !s.slot.Valid() {
-		return errors.New("the running slot is not known")
-	}
-	part, err := ubenv.Open(partition(slot.StatePartition))
-	if err != nil {
-		return err
-	}
-	defer part.Close()
-	store := slot.NewStore(part)
-	fellBack := false
-	state, err := store.Update(func(st *slot.State) (err error) {
-		fellBack, err = st.Refill(s.slot)
-		return err
-	})
-	switch {
-	case errors.Is(err, slot.ErrNoState):
-		// Of the other slot nothing is known, so it is nothing to fall back to.
-		logError("%v; writing it anew with slot %s as the good one", err, s.slot)
-		fresh := slot.Fresh(s.slot, slot.Bad)
-		if err := store.Save(fresh); err != nil {
-			return err
-		}
-		state = fresh
-	case err != nil:
-		return err
-	case fellBack:
-		reason := fmt.Sprintf("slot %s did not come up; fell back to slot %s, which is the good one now", s.slot.Other(), s.slot)
-		s.rollback.Store(reason)
-		logError("%s", reason)
-	case state.OnTrial(s.slot):
-		logInfo("slot %s is on trial", s.slot)
-	}
-	s.bootState.Store(&state)
-	return nil
-}
-
-// keepBoots gives the confirmed slot, if that is the one that runs, all its
-// boots back before this one is ready. A trial is not helped: it has to prove
-// itself within its boots.
-func (s *system) keepBoots() error {
-	part, err := ubenv.Open(partition(slot.StatePartition))
-	if err != nil {
-		return err
-	}
-	defer part.Close()
-	state, err := slot.NewStore(part).Update(func(st *slot.State) error {
-		if st.Good != s.slot {
-			return nil
-		}
-		_, err := st.Refill(s.slot)
-		return err
-	})
-	if err == nil {
-		s.bootState.Store(&state)
-	}
-	return err
 }
 
 // reportReady prints the line that production and tests wait for.

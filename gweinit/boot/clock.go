@@ -55,7 +55,7 @@ func storeClock(s *system) error {
 const zones = "/usr/share/zoneinfo"
 
 // setTimezone links /run/localtime, which /etc/localtime is a link to.
-func setTimezone(*system) error {
+func setTimezone(s *system) error {
 	zone := "Etc/UTC"
 	text, err := os.ReadFile(filepath.Join(gatewayFolder, "timezone"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -63,10 +63,11 @@ func setTimezone(*system) error {
 	}
 	if given := strings.TrimSpace(string(text)); given != "" {
 		// The name is from provision.yaml, or by hand.
-		if _, err2 := time.LoadLocation(given); err2 != nil || given == "Local" {
+		if loc, err2 := time.LoadLocation(given); err2 != nil || given == "Local" {
 			err = errors.Join(err, errors.New("time zone "+given+" is not known here; it is UTC"))
 		} else {
 			zone = given
+			s.zone = loc
 		}
 	}
 	const link = "/run/localtime"

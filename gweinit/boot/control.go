@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -14,6 +15,8 @@ import (
 	"github.com/exosite/gwe/gweinit/identity"
 	"github.com/exosite/gwe/gweinit/network"
 	"github.com/exosite/gwe/gweinit/network/settings"
+	"github.com/exosite/gwe/gweinit/slot"
+	"github.com/exosite/gwe/gweinit/update"
 )
 
 // methods are what programs can ask PID 1 for.
@@ -35,7 +38,26 @@ func (s *system) methods() map[string]control.Method {
 		"gweinit.keepIdentity": s.order("Keep Gateway.cfg and Engine.config as they are now in the identity record, which outlives /data. If /data does not take a new Gateway.cfg, its text.", func(args []any) error {
 			return s.withIdentity(func(store *identity.Store) error { return s.provisioning(store).Keep(args[0].(string)) })
 		}, control.Param{Name: "gateway", Type: control.String, Default: ""}),
+		"gweinit.firmware": {
+			Help: "What the slots have, and how the latest update of the firmware goes: JSON.", Result: control.String, Run: s.firmwareStatus,
+		},
+		"gweinit.begin": {
+			Help: "The other slot is about to be written, with the firmware of this version, for the command of this ID. The result is the slot.", Result: control.String,
+			Params: []control.Param{control.Text("id"), control.Text("version")},
+			Run: func(_ context.Context, args []any) (any, error) {
+				target, err := s.firmware.Begin(args[0].(string), args[1].(string))
+				return string(target), err
+			},
+		},
+		"gweinit.activate": s.order("The slot is written and verified: the next boot is its trial, for so many seconds. In the window (HH:MM-HH:MM, or empty) it may be tried again.", func(args []any) error {
+			return s.firmware.Activate(args[0].(string), time.Duration(args[1].(int))*time.Second, args[2].(string), s.running())
+		}, control.Text("id"), control.Param{Name: "limit", Type: control.Int}, control.Text("window")),
+		"gweinit.confirm": s.order("The firmware on trial is good.", func([]any) error { return s.confirm() }),
+		"gweinit.rollback": s.order("Go back to the firmware in the other slot, and reboot. If that one is on trial, it is not tried.", func([]any) error {
+			return s.rollback()
+		}),
 		"gweinit.checkedIn": s.order("The gateway has reached its cloud.", func([]any) error {
+			s.checkedIn.Store(true)
 			s.settings.CheckedIn()
 			return nil
 		}),
@@ -75,6 +97,7 @@ type status struct {
 	Slots   *slots `json:"slots,omitempty"` // nil: the boot state is not known
 	// Rollback is why this slot runs and not the one that was to.
 	Rollback string   `json:"rollback,omitempty"`
+	Damage   string   `json:"damage,omitempty"` // of the root
 	Failed   []string `json:"failed,omitempty"` // phases of the boot
 	Memory   bool     `json:"memory,omitempty"` // /data is gone at the next boot
 	Network  struct {
@@ -94,26 +117,30 @@ type slots struct {
 }
 
 type oneSlot struct {
-	Status string `json:"status"`
-	Left   uint32 `json:"left"` // boots
+	Status  string `json:"status"`
+	Left    uint32 `json:"left"`              // boots
+	Version string `json:"version,omitempty"` // as far as it is known
 }
 
-// slots returns the boot state as it was last written: a disk that hangs delays
-// no report.
+// slots returns the boot state as it was last written.
 func (s *system) slots() *slots {
-	st := s.bootState.Load()
+	st, versions := s.firmware.State(), s.firmware.Record().Versions
 	if st == nil {
 		return nil
 	}
 	return &slots{
 		Good: string(st.Good), Trial: string(st.Trial), TrialLeft: st.TrialLeft,
-		A: oneSlot{string(st.A.Status), st.A.Left}, B: oneSlot{string(st.B.Status), st.B.Left},
+		A: oneSlot{string(st.A.Status), st.A.Left, versions[slot.A]}, B: oneSlot{string(st.B.Status), st.B.Left, versions[slot.B]},
 	}
 }
 
 func (s *system) status() status {
-	rollback, _ := s.rollback.Load().(string)
-	st := status{Board: s.board, Version: s.version, Slot: string(s.slot), Slots: s.slots(), Rollback: rollback, Failed: s.failures(), Memory: s.noData.Load(), Clock: s.clock.Status()}
+	rollback := s.firmware.Record().Fallback
+	if u := s.firmware.Record().Update; u != nil && (u.State == update.Rejected || u.State == update.Postponed) {
+		rollback = outcome(u)
+	}
+	damage, _ := s.rootDamage.Load().(string)
+	st := status{Board: s.board, Version: s.version, Slot: string(s.slot), Slots: s.slots(), Rollback: rollback, Damage: damage, Failed: s.failures(), Memory: s.noData.Load(), Clock: s.clock.Status()}
 	st.Network.Status, st.Network.Settings = s.network.Status(), s.settings.Status()
 	return st
 }

@@ -71,7 +71,7 @@ func (s *system) dataFS() data.FS {
 		E2fsck: func(ctx context.Context, output io.Writer, args ...string) (int, error) {
 			// It may take long, and who takes a gateway for dead switches it off
 			// and on: that must not use up the slot's boots.
-			if err := s.keepBoots(); err != nil {
+			if err := s.firmware.KeepBoots(); err != nil {
 				logError("refill the boots of the good slot: %v", err)
 			}
 			return s.run(ctx, output, append([]string{"/usr/sbin/e2fsck"}, args...)...)

@@ -112,6 +112,7 @@ func startPrograms(s *system) error {
 		logInfo("%s", w)
 	}
 	s.supervisor.Start(config)
+	s.incomplete.Store(err != nil)
 	return err
 }
 

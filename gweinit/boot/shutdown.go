@@ -12,6 +12,7 @@ import (
 )
 
 const (
+	noteWait     = 5 * time.Second
 	termWait     = 5 * time.Second // for programs to end after TERM
 	killWait     = 2 * time.Second // for the kernel to take them away after KILL
 	storeWait    = 5 * time.Second
@@ -24,6 +25,7 @@ const (
 // shutdownPhases is the way down, in order.
 func shutdownPhases() []phase {
 	return []phase{
+		{"note the end of a trial's boot", noteEnd, noteWait},
 		{"stop the programs", stopPrograms, programsWait + time.Second},
 		{"stop all processes", stopProcesses, termWait + killWait + time.Second},
 		{"store the clock", storeClock, storeWait},

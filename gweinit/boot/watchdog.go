@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,10 @@ const petInterval = 5 * time.Second
 // watchdog is the kernel's (Documentation/watchdog/watchdog-api.rst). The zero
 // one does nothing. A reboot does not stop it (boot.scr says so to the kernel),
 // so that it ends one that hangs.
-type watchdog struct{ dev atomic.Pointer[os.File] }
+type watchdog struct {
+	dev   atomic.Pointer[os.File]
+	reset bool // it has ended the boot before; not all can tell
+}
 
 // startWatchdog opens the board's watchdog, or the kernel's own in software
 // where there is none.
@@ -35,6 +39,7 @@ func startWatchdog(s *system) error {
 	if err != nil {
 		return err
 	}
+	s.watchdog.reset = hasReset(filepath.Join("/sys/class/watchdog", name, "bootstatus"))
 	dev, err := os.OpenFile("/dev/"+name, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -45,6 +50,14 @@ func startWatchdog(s *system) error {
 		return fmt.Errorf("set the time of /dev/%s to %v: %w", name, watchdogTimeout, err)
 	}
 	return nil
+}
+
+// hasReset says whether a file bootstatus tells that the watchdog has reset the
+// machine.
+func hasReset(file string) bool {
+	text, err := os.ReadFile(file)
+	status, bad := strconv.Atoi(strings.TrimSpace(string(text)))
+	return err == nil && bad == nil && status&unix.WDIOF_CARDRESET != 0
 }
 
 // softwareWatchdog is how the module softdog introduces itself.

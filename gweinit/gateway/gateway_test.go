@@ -17,7 +17,7 @@ import (
 
 const cik = "e469e336ff9c8ed9176bc05ed7fa40daaaaaaaaa"
 
-var defaults = Settings{DebugLevel: "INFO", UpdateInterval: 4 * time.Hour, ActivationRetry: 5 * time.Minute, Push: "poll"}
+var defaults = Settings{DebugLevel: "INFO", UpdateInterval: 4 * time.Hour, ActivationRetry: 5 * time.Minute, Push: "poll", Trial: 15 * time.Minute}
 
 func write(t testing.TB, path, text string) {
 	t.Helper()
@@ -45,19 +45,20 @@ func TestLoad(t *testing.T) {
 		{name: "no files"},
 		{"everything", "[device]\ncik = " + cik + "\nmodel = m\nvendor = v\nuuid = GW 1\niface = eth1\n",
 			"[engine]\ndebug_level = warning\nupdate_interval = 1\nactivation_retry_interval = 2592000\nuser_agent = 'a ; b'\n" +
-				"[exosite]\nhost = http://h:1/\nca = /ca\ncertificate = /c\nkey = /k\npush = MQTT\n",
+				"[exosite]\nhost = http://h:1/\nca = /ca\ncertificate = /c\nkey = /k\npush = MQTT\n[firmware]\ntrial = 86400\nwindow = 22:30-04:00\n",
 			func(s *Settings) {
 				*s = Settings{CIK: cik, Model: "m", Vendor: "v", UUID: "GW 1", Iface: "eth1", DebugLevel: "WARNING", UpdateInterval: time.Second, ActivationRetry: 30 * 24 * time.Hour,
-					UserAgent: "a ; b", Host: "http://h:1/", CA: "/ca", Certificate: "/c", Key: "/k", Push: "mqtt"}
+					UserAgent: "a ; b", Host: "http://h:1/", CA: "/ca", Certificate: "/c", Key: "/k", Push: "mqtt", Trial: 24 * time.Hour, Window: "22:30-04:00"}
 			}, nil},
 		{name: "empty values", gateway: "[device]\ncik = ''\nmodel = \"\"\nvendor =\n", engine: "[engine]\ndebug_level = ''\nupdate_interval = ''\n[exosite]\npush = ''\n"},
 		{name: "the defaults as files", gateway: string(Defaults(GatewayFile)), engine: string(Defaults(EngineFile))},
 		{"of Windows", "\ufeff[device]\r\nuuid: s ; door\r\niface = 'eth0'\r\n", "[engine]\r\nupdate_interval = 60\r\n",
 			func(s *Settings) { s.UUID, s.Iface, s.UpdateInterval = "s", "eth0", time.Minute }, nil},
-		{"values that cannot be used", "[device]\ncik = " + cik + "\xff\nuuid = s\n", "[engine]\nupdate_interval = 0\nactivation_retry_interval = 5m\ndebug_level = loud\n[exosite]\npush = pull\n",
+		{"values that cannot be used", "[device]\ncik = " + cik + "\xff\nuuid = s\n", "[engine]\nupdate_interval = 0\nactivation_retry_interval = 5m\ndebug_level = loud\n[exosite]\npush = pull\n[firmware]\ntrial = 9\nwindow = 2-4\n",
 			func(s *Settings) { s.UUID = "s" },
 			[]string{"Gateway.cfg: [device] cik: it cannot be used, want printable characters; none counts", `Engine.config: [engine] debug_level: "loud" cannot be used, want DEBUG, INFO, WARNING, ERROR or CRITICAL; "INFO" counts`,
-				`[engine] update_interval: "0" cannot be used, want whole seconds from 1 to 2592000; "14400" counts`, `activation_retry_interval: "5m"`, `[exosite] push: "pull" cannot be used, want poll, mqtt or off; "poll"`}},
+				`[engine] update_interval: "0" cannot be used, want whole seconds from 1 to 2592000; "14400" counts`, `activation_retry_interval: "5m"`, `[exosite] push: "pull" cannot be used, want poll, mqtt or off; "poll"`,
+				`[firmware] trial: "9" cannot be used, want whole seconds from 10 to 86400; "900" counts`, `[firmware] window: "2-4" cannot be used, want HH:MM-HH:MM; none counts`}},
 		{"intervals", "", "[engine]\nupdate_interval = 2592001\nactivation_retry_interval = 99999999999999999999\n", nil, []string{`"2592001"`, `"99999999999999999999"`}},
 		{"a long value", "", "[exosite]\npush = " + strings.Repeat("x", 1000), nil, []string{`xxx..." cannot be used`}},
 		{"torn", "\ufeff[device]\nuuid = s\n[mo", "[engine]\nupdate_interval = 60\ndebug_l", func(s *Settings) { s.UUID, s.UpdateInterval = "s", time.Minute },

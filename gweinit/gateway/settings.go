@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/exosite/gwe/gweinit/update"
 )
 
 // Dir is the folder of the files, below GWE_ROOT.
@@ -31,6 +33,7 @@ const (
 	DeviceSection  = "device"
 	EngineSection  = "engine"
 	ExositeSection = "exosite"
+	UpdateSection  = "firmware"
 )
 
 // The bounds of intervals, and what they are by default.
@@ -40,6 +43,7 @@ const (
 
 	DefaultUpdateInterval  = 4 * time.Hour
 	DefaultActivationRetry = 5 * time.Minute
+	DefaultTrial           = update.DefaultLimit
 )
 
 // Here says whether the files below root are a gateway's, and not a workstation's.
@@ -77,6 +81,9 @@ type Settings struct {
 	CA               string // path of PEM certificates to trust; "": the system's
 	Certificate, Key string // paths, of a client certificate; "": none
 	Push             string // "poll", "mqtt" or "off"
+	// [firmware] of Engine.config
+	Trial  time.Duration // in which a new firmware has to be healthy; whole seconds
+	Window string        // in which the gateway may reboot into it, for ParseWindow
 }
 
 // SameDevice says whether settings are those of one device at Exosite: the CIK
@@ -127,8 +134,8 @@ var options = []known{
 	{EngineFile, EngineSection, "debug_level", "INFO", func(s *Settings, value string) string {
 		return oneOf(&s.DebugLevel, strings.ToUpper(value), Levels)
 	}},
-	{EngineFile, EngineSection, "update_interval", seconds(DefaultUpdateInterval), interval(func(s *Settings) *time.Duration { return &s.UpdateInterval })},
-	{EngineFile, EngineSection, "activation_retry_interval", seconds(DefaultActivationRetry), interval(func(s *Settings) *time.Duration { return &s.ActivationRetry })},
+	{EngineFile, EngineSection, "update_interval", seconds(DefaultUpdateInterval), interval(func(s *Settings) *time.Duration { return &s.UpdateInterval }, MinInterval, MaxInterval)},
+	{EngineFile, EngineSection, "activation_retry_interval", seconds(DefaultActivationRetry), interval(func(s *Settings) *time.Duration { return &s.ActivationRetry }, MinInterval, MaxInterval)},
 	{EngineFile, EngineSection, "user_agent", "", printable(func(s *Settings) *string { return &s.UserAgent })},
 	{EngineFile, ExositeSection, "host", "", printable(func(s *Settings) *string { return &s.Host })},
 	{EngineFile, ExositeSection, "ca", "", printable(func(s *Settings) *string { return &s.CA })},
@@ -136,6 +143,14 @@ var options = []known{
 	{EngineFile, ExositeSection, "key", "", printable(func(s *Settings) *string { return &s.Key })},
 	{EngineFile, ExositeSection, "push", "poll", func(s *Settings, value string) string {
 		return oneOf(&s.Push, strings.ToLower(value), []string{"poll", "mqtt", "off"})
+	}},
+	{EngineFile, UpdateSection, "trial", seconds(DefaultTrial), interval(func(s *Settings) *time.Duration { return &s.Trial }, update.MinLimit, update.MaxLimit)},
+	{EngineFile, UpdateSection, "window", "", func(s *Settings, value string) string {
+		if _, err := ParseWindow(value); err != nil {
+			return "HH:MM-HH:MM"
+		}
+		s.Window = value
+		return ""
 	}},
 }
 
@@ -159,9 +174,9 @@ func oneOf(field *string, value string, all []string) (want string) {
 	return ""
 }
 
-func interval(field func(*Settings) *time.Duration) func(*Settings, string) string {
+func interval(field func(*Settings) *time.Duration, least, most time.Duration) func(*Settings, string) string {
 	return func(s *Settings, value string) string {
-		d, err := ParseInterval(value)
+		d, err := parseInterval(value, least, most)
 		if err != nil {
 			return err.Error()
 		}
@@ -173,10 +188,14 @@ func interval(field func(*Settings) *time.Duration) func(*Settings, string) stri
 // ParseInterval reads an interval in seconds. The error says what is wanted,
 // and no more.
 func ParseInterval(text string) (time.Duration, error) {
+	return parseInterval(text, MinInterval, MaxInterval)
+}
+
+func parseInterval(text string, least, most time.Duration) (time.Duration, error) {
 	n, err := strconv.ParseUint(text, 10, 32)
 	d := time.Duration(n) * time.Second
-	if err != nil || d < MinInterval || d > MaxInterval {
-		return 0, fmt.Errorf("whole seconds from %s to %s", seconds(MinInterval), seconds(MaxInterval))
+	if err != nil || d < least || d > most {
+		return 0, fmt.Errorf("whole seconds from %s to %s", seconds(least), seconds(most))
 	}
 	return d, nil
 }

@@ -96,6 +96,41 @@ func TestOperations(t *testing.T) {
 	}
 }
 
+// The whole table is compared with the real U-Boot, in the stories.
+func TestNext(t *testing.T) {
+	trial := good(A, Ready)
+	trial.Trial, trial.TrialLeft = B, 1
+	over := trial
+	over.TrialLeft = 0
+	usedUp := good(B, Good)
+	usedUp.B.Left = 0
+	empty := usedUp
+	empty.A.Status = Empty
+	for _, tt := range []struct {
+		name string
+		from State
+		want string
+	}{
+		{"good", good(A, Empty), "[a] good, good=a trial= 0 a=good/7 b=empty/0"},
+		{"a trial", trial, "[b] trial, good=a trial=b 0 a=good/8 b=ready/0"},
+		{"a trial without tries", over, "[a] good, good=a trial=b 0 a=good/7 b=ready/0"},
+		{"fallback", usedUp.with(A, Good).left(A, 3), "[a] fallback, good=b trial= 0 a=good/2 b=good/0"},
+		{"refilled", empty, "[b] good, good=b trial= 0 a=empty/0 b=good/7"},
+		{"too many", good(A, Empty).left(A, 0xff), "[a] good, good=a trial= 0 a=good/7 b=empty/0"},
+		{"last resort", good(B, Bad).with(B, Writing), "[b a] lastresort, good=b trial= 0 a=bad/0 b=writing/8"},
+	} {
+		order, why, after := tt.from.Next()
+		if got := fmt.Sprintf("%v %s, %s", order, why, describe(after)); got != tt.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+func (s State) left(n Name, left uint32) State {
+	s.Slot(n).Left = left
+	return s
+}
+
 // with returns s with another status of slot n.
 func (s State) with(n Name, status Status) State {
 	s.Slot(n).Status = status

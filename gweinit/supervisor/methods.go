@@ -319,6 +319,23 @@ func (p *process) describe() map[string]any {
 	}
 }
 
+// Process is a process as PID 1 sees it.
+type Process struct {
+	Name     string
+	State    State
+	Expected bool // EXITED: by one of its exit codes
+}
+
+// Processes returns all of them.
+func (s *Supervisor) Processes() []Process {
+	var list []Process
+	for _, p := range s.all() {
+		i := p.snapshot()
+		list = append(list, Process{p.name(), i.State, slices.Contains(p.conf.ExitCodes, i.ExitStatus)})
+	}
+	return list
+}
+
 func (p *process) stderrFile() string {
 	if p.conf.RedirectStderr {
 		return ""

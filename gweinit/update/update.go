@@ -104,6 +104,15 @@ const (
 	endWatchdog = "watchdog"
 )
 
+// Status is what PID 1 tells gwe.
+type Status struct {
+	Board   string      `json:"board"`
+	Version string      `json:"version"`
+	Slot    slot.Name   `json:"slot"`
+	Slots   *slot.State `json:"slots"` // nil: the boot state is not known
+	Record
+}
+
 // Running says whether the update has to be finished before another.
 func (r *Record) Running() bool {
 	return r.Update != nil && (r.Update.State == Trial || r.Update.State == Postponed)

@@ -1,0 +1,328 @@
+package boot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/gateway"
+	"github.com/exosite/gwe/gweinit/slot"
+	"github.com/exosite/gwe/gweinit/supervisor"
+	"github.com/exosite/gwe/gweinit/ubenv"
+	"github.com/exosite/gwe/gweinit/update"
+)
+
+const (
+	// healthyFor is how long the programs of a trial have to be up without a
+	// break, and hopelessFor how long one has to be down, before that counts.
+	healthyFor  = 10 * time.Second
+	hopelessFor = 10 * time.Second
+	// lastWords are the lines of the log that tell how a trial ended.
+	lastWords = 40
+	// rootPause is between two reads of the root, so that they delay nobody.
+	rootPause = 10 * time.Millisecond
+)
+
+func newKeeper() *update.Keeper {
+	return &update.Keeper{Open: func() (update.Device, error) { return ubenv.Open(partition(slot.StatePartition)) }}
+}
+
+// noteBoot notes the boot of a firmware on trial, and how its boot before ended.
+func noteBoot(s *system) error { return s.firmware.Booted(s.watchdog.reset) }
+
+// readLastWords keeps the end of the log, which this boot is going to write to,
+// if it may be the end of a trial.
+func readLastWords(s *system) error {
+	if u := s.firmware.Record().Update; u == nil || u.State != update.Trial {
+		return nil
+	}
+	var err error
+	s.lastWords, err = tailOfLog(messages)
+	return err
+}
+
+// tailOfLog returns the last lines of kernel and PID 1.
+func tailOfLog(path string) (string, error) {
+	const most = 64 << 10
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return "", err
+	}
+	text, err := io.ReadAll(io.NewSectionReader(f, max(0, end-most), most))
+	if err != nil {
+		return "", err
+	}
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, " kernel: ") || strings.Contains(line, " gweinit: ") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-lastWords):], ""), nil
+}
+
+// arrive tells the boot state that this slot has come up, and ends what a trial has
+// left.
+func arrive(s *system) error {
+	a, err := s.firmware.Arrive(s.lastWords)
+	if err != nil {
+		return err
+	}
+	u := s.firmware.Record().Update
+	switch {
+	case a.Leave:
+		s.leave(fmt.Sprintf("the trial of slot %s is over: %s", s.slot, u.Reason))
+		return nil
+	case a.Lost != nil:
+		logError("%v; written anew with slot %s as the good one", a.Lost, s.slot)
+	case a.Fallback != "":
+		logError("%s", a.Fallback)
+	}
+	if a.Ended {
+		logError("%s", outcome(u))
+	}
+	return nil
+}
+
+// outcome says how an update ended, or how it is.
+func outcome(u *update.Update) string {
+	text := fmt.Sprintf("firmware %s in slot %s: %s", u.Version, u.Slot, u.State)
+	if u.Reason != "" {
+		text += ": " + u.Reason
+	}
+	return text
+}
+
+// leave reboots out of a slot.
+func (s *system) leave(why string) {
+	s.announce("%s; rebooting", why)
+	if err := s.ask(unix.SIGTERM); err != nil {
+		logError("reboot: %v", err)
+	}
+}
+
+// announce tells the console and the log.
+func (s *system) announce(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	logInfo("%s", text)
+	if err := printLine("gweinit: " + text); err != nil {
+		logError("announce: %v", err)
+	}
+}
+
+// watchFirmware looks after what runs now: it reads the root once, judges a
+// trial, and tries once more what is postponed.
+func watchFirmware(s *system) error {
+	if u := s.firmware.Record().Update; u != nil {
+		switch {
+		case s.firmware.OnTrial():
+			s.announce("firmware %s in slot %s is on trial, boot %d of %d", s.version, s.slot, len(u.Boots), slot.TrialTries)
+			go s.guard("judge the trial", (*system).judge)
+		case u.State == update.Postponed:
+			go s.guard("try the firmware again", (*system).retry)
+		}
+	}
+	go s.guard("read the root", (*system).readRoot)
+	return nil
+}
+
+func (s *system) guard(name string, run func(*system) error) {
+	if err := s.try(run); err != nil {
+		logError("%s: %v", name, err)
+	}
+}
+
+// readRoot reads the whole root, which dm-verity checks.
+func (s *system) readRoot() error {
+	defer s.rootRead.Store(true)
+	err := readAll("/dev/dm-0", rootPause)
+	if !errors.Is(err, unix.EIO) {
+		return err
+	}
+	why := fmt.Sprintf("the root of slot %s is damaged (%v)", s.slot, err)
+	if s.firmware.OnTrial() {
+		return s.endTrial(update.Corruption, why)
+	}
+	if err := s.firmware.Damaged(why); err != nil {
+		logError("%s; going on with it: %v", why, err)
+		s.rootDamage.Store(why)
+		return nil
+	}
+	s.leave(why)
+	return nil
+}
+
+// readAll reads a device, and keeps nothing of it in memory.
+func readAll(path string, pause time.Duration) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, 128<<10)
+	for off := int64(0); ; time.Sleep(pause) {
+		n, err := f.Read(buf)
+		if n > 0 {
+			unix.Fadvise(int(f.Fd()), off, int64(n), unix.FADV_DONTNEED)
+			off += int64(n)
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w, at byte %d", err, off)
+		}
+	}
+}
+
+// judge confirms the firmware on trial once it is healthy, or goes back. PID 1
+// does that, since it may be gwe that is broken.
+func (s *system) judge() error {
+	u := s.firmware.Record().Update
+	limit := time.Duration(u.Limit) * time.Second
+	if limit < update.MinLimit || limit > update.MaxLimit {
+		limit = update.DefaultLimit
+	}
+	var healthy, hopeless streak
+	for end := time.Now().Add(limit); s.firmware.OnTrial(); time.Sleep(time.Second) {
+		waiting, lost := update.Health(u.Programs, s.programsNow(), s.incomplete.Load())
+		checkedIn := s.checkedIn.Load()
+		switch {
+		case healthy.lasts(len(waiting) == 0, healthyFor) && checkedIn && s.rootRead.Load():
+			if err := s.confirm(); err == nil {
+				return nil
+			} else if time.Now().Before(end) {
+				logError("confirm: %v", err)
+				continue
+			}
+			return s.endTrial(update.Power, "the confirmation could not be written")
+		case hopeless.lasts(len(lost) > 0, hopelessFor):
+			return s.endTrial(update.Programs, update.NotUp(lost))
+		case time.Now().Before(end):
+		case len(waiting) > 0:
+			return s.endTrial(update.Programs, fmt.Sprintf("%s, after %v", update.NotUp(waiting), limit))
+		default:
+			return s.endTrial(update.CheckIn, fmt.Sprintf("no check-in within %v", limit))
+		}
+	}
+	return nil // somebody has confirmed it
+}
+
+// streak is how long something has been true.
+type streak struct{ since time.Time }
+
+func (s *streak) lasts(now bool, enough time.Duration) bool {
+	switch {
+	case !now:
+		s.since = time.Time{}
+	case s.since.IsZero():
+		s.since = time.Now()
+	}
+	return now && time.Since(s.since) >= enough
+}
+
+func (s *system) confirm() error {
+	if err := s.firmware.Confirm(); err != nil {
+		return err
+	}
+	s.announce("firmware %s in slot %s is confirmed", s.version, s.slot)
+	return nil
+}
+
+// endTrial goes back to the confirmed firmware. If that cannot be written the
+// reboot comes nevertheless: U-Boot counts the boots of a trial.
+func (s *system) endTrial(cause update.Cause, reason string) error {
+	log, err := tailOfLog(messages)
+	became, failed := s.firmware.Fail(cause, reason, log)
+	if failed == nil {
+		reason = fmt.Sprintf("firmware %s in slot %s is %s: %s", s.version, s.slot, became, reason)
+	}
+	s.leave(reason)
+	return errors.Join(err, failed)
+}
+
+// retry tries a firmware again that only had not checked in, now that the other one
+// does.
+func (s *system) retry() error {
+	for !s.checkedIn.Load() {
+		time.Sleep(time.Second)
+	}
+	u := s.firmware.Record().Update
+	window, err := gateway.ParseWindow(u.Window)
+	if err != nil {
+		logError("%v; not waiting for it", err)
+	}
+	for err == nil && !window.Contains(time.Now().In(s.zone)) {
+		time.Sleep(time.Minute)
+	}
+	if err := s.firmware.Retry(s.running()); err != nil {
+		return err
+	}
+	s.leave(fmt.Sprintf("trying firmware %s in slot %s again", u.Version, u.Slot))
+	return nil
+}
+
+// programsNow are the programs as the health of a trial sees them.
+func (s *system) programsNow() []update.Program {
+	var list []update.Program
+	for _, p := range s.supervisor.Processes() {
+		list = append(list, update.Program{
+			Name: p.Name,
+			Up:   p.State == supervisor.Running || p.State == supervisor.Exited && p.Expected,
+			Down: p.State == supervisor.Fatal,
+		})
+	}
+	return list
+}
+
+// running are the programs that an update must not break.
+func (s *system) running() []string {
+	names := []string{}
+	for _, p := range s.supervisor.Processes() {
+		if p.State == supervisor.Running {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// rollback goes back to the firmware in the other slot: at once if this one, or
+// that one, is on trial.
+func (s *system) rollback() error {
+	if s.firmware.OnTrial() {
+		return s.endTrial(update.ByHand, "somebody has asked for it")
+	}
+	if r := s.firmware.Record(); r.Running() {
+		return s.firmware.Cancel("somebody has asked for it")
+	}
+	id := fmt.Sprintf("hand-%x", time.Now().UnixNano())
+	if err := s.firmware.Return(id, update.DefaultLimit, s.running()); err != nil {
+		return err
+	}
+	s.leave(fmt.Sprintf("going back to slot %s", s.slot.Other()))
+	return nil
+}
+
+// firmwareStatus is what gwe needs to know to update the firmware: JSON.
+func (s *system) firmwareStatus(context.Context, []any) (any, error) {
+	text, err := json.Marshal(update.Status{Board: s.board, Version: s.version, Slot: s.slot, Slots: s.firmware.State(), Record: s.firmware.Record()})
+	return string(text), err
+}
+
+// noteEnd notes that a boot of a trial ends in good order.
+func noteEnd(s *system) error { return s.firmware.Ended() }
