@@ -11,7 +11,7 @@ sample_boards   = qemu-arm64
 
 builder = out/builder
 
-.PHONY: help image boot murano sources boards setup test test-all test-unit test-qemu bench clean $(builder)
+.PHONY: help image bundle key boot murano sources boards setup test test-all test-unit test-qemu bench clean $(builder)
 
 help: ## list the targets
 	@echo "usage: make [VARIABLE=VALUE...] TARGET"
@@ -24,12 +24,20 @@ help: ## list the targets
 	@echo "  release=1      refuse what must not reach a customer"
 	@echo "  lock=FILE      the packages of an earlier build, by its out/BOARD.json (default: the newest)"
 	@echo "  provision=FILE settings of the gateway, applied at its first boot, in the image or for the machine of boot"
+	@echo "  key=FILE       secret key that signs the bundle, FILE.pub is what the image trusts (default: one for development)"
+	@echo "  minimum=...    with bundle: oldest version that may update to it (default: any)"
 	@echo "  mirror=URL...  Debian archive, and its security archive (default: those of the host's apt)"
 	@echo "  until=REGEXP   with boot: end when the console has printed it"
 
 image: $(builder) ## build out/BOARD.img, .img.zst and .json
 	@$(builder) setup -board "$(board)"
-	@$(builder) image -board "$(board)" -overlays "$(overlays)" -version "$(version)" -mirror "$(mirror)" -lock "$(lock)" -provision "$(provision)" -release=$(if $(release),true,false)
+	@$(builder) image -board "$(board)" -overlays "$(overlays)" -version "$(version)" -mirror "$(mirror)" -lock "$(lock)" -provision "$(provision)" -key "$(key)" -release=$(if $(release),true,false)
+
+bundle: image ## build it, and out/BOARD.vVERSION.fw, what gateways update to
+	@$(builder) bundle -board "$(board)" -key "$(key)" -minimum "$(minimum)" -release=$(if $(release),true,false)
+
+key: $(builder) ## make a key pair that signs firmware, key=FILE and FILE.pub
+	@$(builder) key -out "$(key)"
 
 boot: $(builder) ## boot the built image in QEMU, console on the terminal (Ctrl-A x ends it)
 	@$(builder) setup -board "$(board)" -boot

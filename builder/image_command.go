@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"github.com/exosite/gwe/builder/board"
 	"github.com/exosite/gwe/builder/debian"
 	"github.com/exosite/gwe/builder/image"
+	"github.com/exosite/gwe/builder/signing"
 )
 
 const imageUsage = `Leaves BOARD.img, BOARD.img.zst and BOARD.json in the output folder.
@@ -30,6 +32,7 @@ the cache has needs no network, the rest has to be on the mirror still.
   builder image -board qemu-arm64 -mirror "URL-OF-A-DEBIAN-MIRROR"
   builder image -board qemu-arm64 -lock out/qemu-arm64.json
   builder image -board qemu-arm64 -provision provision.yaml
+  builder image -board qemu-arm64 -release -key FILE
 `
 
 func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {
@@ -40,10 +43,19 @@ func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 	flags.BoolVar(&o.Release, "release", false, "refuse what must not reach a customer")
 	flags.StringVar(&o.Lock, "lock", "", "BOARD.json `file` of the build whose packages to take (default: the newest packages)")
 	flags.StringVar(&o.Provision, "provision", "", "provision.yaml `file`, applied at the first boot; the image then has its secrets")
+	key := flags.String("key", "", "secret key `file` of whose firmware the gateway takes; its FILE.pub goes into the image (default: the development key)")
 	asJSON := flags.Bool("json", false, "print BOARD.json at the end")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
+	trust, development, err := signing.Public(*key)
+	if err != nil {
+		return err
+	}
+	if o.Release && development { // everybody has it
+		return errors.New("release: name your own key with key=FILE (make key key=FILE makes one)")
+	}
+	o.Trust = trust
 	o.Overlays = strings.Fields(*overlays)
 	if err := where(); err != nil {
 		return err
@@ -166,7 +178,7 @@ func hostPackages() []string {
 
 // testPackages have the tools that the tests check with.
 func testPackages() []string {
-	return []string{"chromium", "cpio", "curl", "dnsmasq-base", "fdisk", "gdisk", "gnupg", "mosquitto-clients", "supervisor", "zstd"}
+	return []string{"chromium", "cpio", "cryptsetup-bin", "curl", "dnsmasq-base", "fdisk", "gdisk", "gnupg", "minisign", "mosquitto-clients", "supervisor", "zstd"}
 }
 
 func setupCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {

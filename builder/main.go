@@ -23,6 +23,8 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"image", "build a board's image", imageUsage, imageCommand},
+		{"bundle", "make the firmware that gateways update to", bundleUsage, bundleCommand},
+		{"key", "make a key pair that signs firmware", keyUsage, keyCommand},
 		{"boot", "boot an image on the board's QEMU machine", bootUsage, bootCommand},
 		{"murano", "stand in for Exosite's cloud", muranoUsage, muranoCommand},
 		{"sources", "collect the source packages that belong to an image", sourcesUsage, sourcesCommand},

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/exosite/gwe/builder/image"
+	"github.com/exosite/gwe/builder/signing"
 )
 
 // builder runs the command line and returns what it printed.
@@ -85,6 +86,10 @@ func TestCommandLine(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	key := filepath.Join(t.TempDir(), "own.key")
+	if _, err := signing.Create(key, nil); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args   string // separated by blanks
 		status int
@@ -106,7 +111,8 @@ func TestCommandLine(t *testing.T) {
 		{"image -out " + empty, 1, "", "which board? One of: qemu-arm, qemu-arm64, "},
 		{"image -board rpi9 -out " + empty, 1, "", `unknown board "rpi9": there is no boards/rpi9/board.yaml. Known: qemu-arm, qemu-arm64, `},
 		{"image -board qemu-arm64 -overlays bsae -out " + empty, 1, "", `unknown overlay "bsae"`},
-		{"image -board qemu-arm64 -overlays dev -release -out " + empty, 1, "", "overlay dev is not for a release image"},
+		{"image -board qemu-arm64 -release -out " + empty, 1, "", "release: name your own key with key=FILE"},
+		{"image -board qemu-arm64 -overlays dev -release -key " + key + " -out " + empty, 1, "", "overlay dev is not for a release image"},
 		{"image -board qemu-arm64 -version v1 -out " + empty, 1, "", `version "v1"`},
 		{"image -board qemu-arm64 -out " + file, 1, "", "folder for the image: mkdir " + file},
 		{"image -board qemu-arm64 -lock " + file + " -out " + empty, 1, "", "builder image: lock: " + file + ": no JSON object"},

@@ -61,7 +61,7 @@ func layout() []Partition {
 type Content struct {
 	Boot      map[string]string // files of the boot partition: name, path on the host
 	BootImage string            // path
-	Root      string            // path of the squashfs
+	Root      string            // path of the squashfs with its hash tree
 	Data      string            // path of what WriteData wrote
 	Time      time.Time         // of everything that carries one
 	HybridMBR bool              // the boot partition is in an MBR too: the Raspberry Pi's boot ROM looks for it there

@@ -47,6 +47,7 @@ const (
 	propPackage       = "gwe:package"
 	propRelease       = "gwe:release"
 	propRoot          = "gwe:slot:root"
+	propRootHash      = "gwe:slot:root-hash"
 	propSize          = "gwe:size"
 	propSource        = "gwe:source"
 	propSourceVersion = "gwe:source-version"
@@ -124,7 +125,7 @@ func (m *Manifest) bom() *cyclonedx.BOM {
 	}
 
 	props := properties(propArch, m.Arch, propSuite, m.Suite, propKernel, m.Kernel, propKernelPackage, m.KernelPackage,
-		propRelease, strconv.FormatBool(m.Release), propBootImage, itoa(m.Slot.BootImage), propRoot, itoa(m.Slot.Root))
+		propRelease, strconv.FormatBool(m.Release), propBootImage, itoa(m.Slot.BootImage), propRoot, itoa(m.Slot.Root), propRootHash, m.RootHash)
 	for _, o := range m.Overlays {
 		props = append(props, properties(propOverlay, o)...)
 	}
@@ -263,7 +264,7 @@ func Decode(r io.Reader) (*Manifest, error) {
 	if m.Release, err = strconv.ParseBool(d.text(propRelease)); err != nil {
 		d.fail(fmt.Errorf("property %s: %w", propRelease, err))
 	}
-	m.Slot = SlotSize{d.number(propBootImage), d.number(propRoot)}
+	m.Slot, m.RootHash = SlotSize{d.number(propBootImage), d.number(propRoot)}, d.text(propRootHash)
 	missing := []string{ubootRef, goRef, imageRef, compressedRef}
 	for _, c := range elements(bom.Components) {
 		d.enter(&c)

@@ -37,11 +37,14 @@ type Options struct {
 	Lock     string   // BOARD.json of the build whose packages to take; "" takes the newest
 	// Provision is a provision.yaml that the image brings; "" leaves a blank one.
 	Provision string
-	Mirrors   []string // of Debian; none: the host's
-	Cache     string   // folder
-	Out       string   // folder of the results
-	Log       func(format string, args ...any)
-	Progress  func(done, total int64) // of a download, in bytes; may be nil
+	// Trust is the text of a minisign public key file: whose firmware the gateway
+	// takes. Without one it takes nobody's.
+	Trust    []byte
+	Mirrors  []string // of Debian; none: the host's
+	Cache    string   // folder
+	Out      string   // folder of the results
+	Log      func(format string, args ...any)
+	Progress func(done, total int64) // of a download, in bytes; may be nil
 }
 
 // build is one run of Build.
@@ -65,7 +68,8 @@ type build struct {
 	initramfs     string
 	bootImage     string
 	data          string
-	root          string
+	root          string // with its hash tree
+	verity        string // what dm-verity has to know of the root
 	uboot         string
 }
 
@@ -101,9 +105,9 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 		{"U-Boot", b.makeUBoot},
 		{"kernel", b.makeKernel},
 		{"initramfs", b.makeInitramfs},
-		{"boot image", b.makeBootImage},
 		{"data", b.makeData},
 		{"root", b.makeRoot},
+		{"boot image", b.makeBootImage}, // it has the root's hash
 		{"disk", b.makeDisk},
 		{"results", b.publish},
 	} {
@@ -171,7 +175,7 @@ func LoadOverlay(project, name string) (*rootfs.Overlay, error) {
 
 // recipe is part of every cache key: it changes when a stage does its work
 // differently.
-const recipe = "2"
+const recipe = "3"
 
 // findTools notes the versions of the host's tools and of the libraries that
 // make the outputs: another version may give other bytes.

@@ -29,6 +29,7 @@ type Manifest struct {
 	Tools         map[string]string // versions of the host packages that made it
 	Partitions    []disk.Partition
 	Slot          SlotSize
+	RootHash      string // by which dm-verity checks the root
 	Image         File
 	Compressed    File
 }
@@ -51,7 +52,7 @@ type Source struct {
 // SlotSize is how much of a slot is used, in bytes.
 type SlotSize struct {
 	BootImage int64
-	Root      int64
+	Root      int64 // squashfs and hash tree
 }
 
 // GoModule is a module that is compiled into a program of the image.

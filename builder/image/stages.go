@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"debug/buildinfo"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,6 +23,8 @@ import (
 	"github.com/exosite/gwe/builder/rootfs"
 	"github.com/exosite/gwe/builder/uboot"
 	"github.com/exosite/gwe/gweinit/config"
+	"github.com/exosite/gwe/gweinit/verity"
+	"github.com/exosite/gwe/gweinit/verity/hashtree"
 )
 
 const bootImageFile = "boot.img"
@@ -205,8 +208,8 @@ func (b *build) makeInitramfs(ctx context.Context) error {
 	return err
 }
 
-// makeBootImage joins kernel and initramfs. Its time is the same in all
-// builds: an image with the same content has to be the same image.
+// makeBootImage joins kernel, the root's hash and initramfs. Its time is the same
+// in all builds: an image with the same content has to be the same image.
 func (b *build) makeBootImage(ctx context.Context) error {
 	k := b.board.Kernel
 	dir, err := b.cache.Get(ctx, "vmlinuz", b.key(nil, b.libraries, b.sha(b.kernelPackage), k.Format, k.Compression, fmt.Sprint(k.Load)), func(tmp string) error {
@@ -249,11 +252,22 @@ func (b *build) makeBootImage(ctx context.Context) error {
 	}
 	image := kernel.BootImage{
 		Format: b.board.UBoot.Format, Arch: k.Arch, Kernel: filepath.Join(dir, "kernel"), Compression: k.Compression,
-		Load: parsed.Load, Entry: parsed.Entry, Initramfs: b.initramfs, DTBs: b.kernel.dtbs,
+		Load: parsed.Load, Entry: parsed.Entry, DTBs: b.kernel.dtbs,
 	}
-	parts := append([]string{image.Format, image.Arch, filepath.Base(dir), filepath.Base(filepath.Dir(b.initramfs)), b.sha(b.kernelPackage)}, k.DTBs...)
+	hash := rootfs.NewTree()
+	if err := hash.File("verity", 0o644, []byte(b.verity), "the builder"); err != nil {
+		return err
+	}
+	parts := append([]string{image.Format, image.Arch, filepath.Base(dir), hash.Hash(), filepath.Base(filepath.Dir(b.initramfs)), b.sha(b.kernelPackage)}, k.DTBs...)
 	out, err := b.cache.Get(ctx, "boot-image", b.key([]string{"u-boot-tools", "device-tree-compiler"}, parts...), func(tmp string) error {
-		return image.Write(ctx, oldest, filepath.Join(tmp, bootImageFile))
+		image.Initramfs = filepath.Join(tmp, "initramfs")
+		if err := hash.Prepend(b.initramfs, image.Initramfs); err != nil {
+			return err
+		}
+		if err := image.Write(ctx, oldest, filepath.Join(tmp, bootImageFile)); err != nil {
+			return err
+		}
+		return os.Remove(image.Initramfs)
 	})
 	b.bootImage = filepath.Join(out, bootImageFile)
 	return err
@@ -321,12 +335,59 @@ func (b *build) makeRoot(ctx context.Context) error {
 	if err := checkNetwork(t); err != nil {
 		return err
 	}
+	if len(b.Trust) > 0 {
+		if err := t.File("etc/gweinit/keys/firmware.pub", 0o644, b.Trust, "the builder"); err != nil {
+			return err
+		}
+	}
+	return b.squash(ctx, t)
+}
+
+// squash compresses the root, and appends the tree of hashes by which Linux
+// checks what it reads of it.
+func (b *build) squash(ctx context.Context, t *rootfs.Tree) error {
+	const image, params = "root.squashfs", "verity"
 	dir, err := b.cache.Get(ctx, "root", b.key([]string{"squashfs-tools"}, t.Hash(), fmt.Sprint(b.time.Unix())), func(tmp string) error {
 		b.Log("compressing the root")
-		return t.Squash(ctx, filepath.Join(tmp, "root.squashfs"), b.time)
+		if err := t.Squash(ctx, filepath.Join(tmp, image), b.time); err != nil {
+			return err
+		}
+		p, err := appendTree(filepath.Join(tmp, image))
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(tmp, params), []byte(p.Encode()), 0o644)
 	})
-	b.root = filepath.Join(dir, "root.squashfs")
-	return err
+	if err != nil {
+		return err
+	}
+	line, err := os.ReadFile(filepath.Join(dir, params))
+	if err != nil {
+		return err
+	}
+	p, err := verity.Parse(string(line))
+	if err != nil {
+		return err
+	}
+	b.root, b.verity, b.manifest.RootHash = filepath.Join(dir, image), p.Encode(), hex.EncodeToString(p.RootHash[:])
+	return nil
+}
+
+func appendTree(path string) (verity.Params, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return verity.Params{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return verity.Params{}, err
+	}
+	p, err := hashtree.Append(f, info.Size())
+	if err != nil {
+		return verity.Params{}, err
+	}
+	return p, f.Close()
 }
 
 // checkNetwork checks the network settings of the image as the device will.

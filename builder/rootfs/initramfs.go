@@ -39,6 +39,24 @@ func (t *Tree) Initramfs(out string) error {
 	})
 }
 
+// Prepend writes to out the tree, as a plain cpio, and the initramfs in the file:
+// the kernel unpacks one after the other. The tree is the part that changes: the
+// compressed one stays the same, in the same place.
+func (t *Tree) Prepend(initramfs, out string) error {
+	var b bytes.Buffer
+	if err := t.cpio(&b); err != nil {
+		return err
+	}
+	// The kernel skips the zeros, and wants what follows them to start at a
+	// multiple of 4.
+	b.Write(make([]byte, -b.Len()&511))
+	rest, err := os.ReadFile(initramfs)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(out, append(b.Bytes(), rest...), 0o644)
+}
+
 // cpio writes the tree as a newc archive. Inode numbers, link counts and
 // device numbers stay 0: the kernel reads them only to find hard links.
 func (t *Tree) cpio(w io.Writer) error {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -88,5 +90,58 @@ func TestInitramfs(t *testing.T) {
 		if want := append([]byte(e.Target), e.Data...); err != nil || !bytes.Equal(content, want) {
 			t.Errorf("%s differs: %v", e.Path, err)
 		}
+	}
+}
+
+func TestPrepend(t *testing.T) {
+	dir := t.TempDir()
+	initramfs := filepath.Join(dir, "initramfs")
+	if err := sample(t).Initramfs(initramfs); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := os.ReadFile(initramfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name    string
+		content []byte
+		size    int // of what is before the initramfs
+	}{
+		{"nothing", nil, 512},
+		{"a hash", bytes.Repeat([]byte("a"), 160), 512},
+		{"another hash", bytes.Repeat([]byte("b"), 157), 512}, // in the same place
+		{"a key", bytes.Repeat([]byte("c"), 600), 1024},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tree := NewTree()
+			if err := tree.File("verity", 0o644, tt.content, "test"); err != nil {
+				t.Fatal(err)
+			}
+			out := filepath.Join(dir, "out")
+			if err := tree.Prepend(initramfs, out); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) != tt.size+len(rest) || !bytes.Equal(got[tt.size:], rest) {
+				t.Fatalf("%d bytes, want %d and the initramfs of %d", len(got), tt.size, len(rest))
+			}
+			cmd := exec.Command("cpio", "--quiet", "--to-stdout", "-i", "verity")
+			cmd.Stdin = bytes.NewReader(got[:tt.size])
+			if content, err := cmd.Output(); err != nil || !bytes.Equal(content, tt.content) {
+				t.Errorf("cpio: %q, %v, want %q", content, err, tt.content)
+			}
+			// As the kernel goes on: over zeros behind the last record.
+			end := bytes.LastIndex(got[:tt.size], []byte("TRAILER!!!")) + len("TRAILER!!!")
+			if i := slices.IndexFunc(got[end:], func(b byte) bool { return b != 0 }); end+i != tt.size {
+				t.Errorf("what follows the archive starts at %d, want %d", end+i, tt.size)
+			}
+		})
+	}
+	if err := NewTree().Prepend(initramfs+"x", filepath.Join(dir, "out")); err == nil {
+		t.Error("no initramfs: no error")
 	}
 }

@@ -237,6 +237,14 @@ func TestBootStateTable(t *testing.T) {
 		c := stubCard(t, b, false)
 		for _, tt := range cases {
 			c.setCopies(t, tt.first, tt.second)
+			model := ""
+			if tt.after != none {
+				order, why, after := c.state(t).Next()
+				model = fmt.Sprintf("%s %s, then %s", order[0], why, describe(after))
+			}
+			if want := fmt.Sprintf("%s %s, then %s", tt.boots, tt.why, tt.after); model != "" && model != want {
+				t.Errorf("%s:\nthe model says %s\nwant           %s", tt.name, model, want)
+			}
 			booted, why, text := c.firstBoot(t)
 			after := none
 			c.with(t, slot.StatePartition, func(p partition) {
@@ -248,7 +256,22 @@ func TestBootStateTable(t *testing.T) {
 				t.Errorf("%s:\ngot  %s %s, then %s\nwant %s %s, then %s\n%s", tt.name, booted, why, after, tt.boots, tt.why, tt.after, text)
 			}
 		}
-		t.Logf("%d boot states tried in the real U-Boot", len(cases))
+		// All those that updates leave when the power goes, as the tests there have
+		// found them, and what the model says that those go by.
+		states, err := os.ReadFile(filepath.Join(project, "gweinit/engine/firmware/testdata/boot-states"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := strings.Split(strings.TrimSpace(string(states)), "\n")
+		for _, state := range found {
+			c.setCopies(t, vars("SEQ=1 "+state), "")
+			order, why, after := c.state(t).Next()
+			booted, reason, text := c.firstBoot(t)
+			if got := describe(c.state(t)); booted != order[0] || reason != why || got != describe(after) {
+				t.Errorf("%s:\ngot  %s %s, then %s\nwant %s %s, then %s\n%s", state, booted, reason, got, order[0], why, describe(after), text)
+			}
+		}
+		t.Logf("%d boot states tried in the real U-Boot", len(cases)+len(found))
 	})
 }
 

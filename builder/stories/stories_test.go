@@ -20,6 +20,7 @@ import (
 	"github.com/exosite/gwe/builder/disk"
 	"github.com/exosite/gwe/builder/image"
 	"github.com/exosite/gwe/builder/qemu"
+	"github.com/exosite/gwe/builder/signing"
 	"github.com/exosite/gwe/gweinit/slot"
 )
 
@@ -131,8 +132,12 @@ func buildImage(out, name string, overlays ...string) (*image.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
+	trust, _, err := signing.Public("")
+	if err != nil {
+		return nil, err
+	}
 	return image.Build(context.Background(), image.Options{
-		Project: project, Board: name, Overlays: overlays, Version: "1.0.0",
+		Project: project, Board: name, Overlays: overlays, Version: "1.0.0", Trust: trust,
 		Cache: filepath.Join(cache, "gateway-engine"), Out: out, Mirrors: mirrors(),
 		Log: func(format string, args ...any) { fmt.Printf("# "+name+": "+format+"\n", args...) },
 	})

@@ -128,6 +128,15 @@ func (s *system) announce(format string, args ...any) {
 // watchFirmware looks after what runs now: it reads the root once, judges a
 // trial, and tries once more what is postponed.
 func watchFirmware(s *system) error {
+	if s.firmware.State() == nil && s.slot.Valid() { // the disk did not answer: a trial has to be judged some time
+		go s.guard("arrive", func(s *system) error {
+			for time.Sleep(time.Minute); arrive(s) != nil; {
+				time.Sleep(time.Minute)
+			}
+			return watchFirmware(s)
+		})
+		return nil
+	}
 	if u := s.firmware.Record().Update; u != nil {
 		switch {
 		case s.firmware.OnTrial():
@@ -190,37 +199,59 @@ func readAll(path string, pause time.Duration) error {
 	}
 }
 
+// trial is what PID 1 has seen of one.
+type trial struct {
+	*update.Update
+	end               time.Time // when it has to be healthy
+	healthy, hopeless streak
+}
+
 // judge confirms the firmware on trial once it is healthy, or goes back. PID 1
-// does that, since it may be gwe that is broken.
+// does that, since it may be gwe that is broken. It has an end, whatever happens.
 func (s *system) judge() error {
 	u := s.firmware.Record().Update
 	limit := time.Duration(u.Limit) * time.Second
 	if limit < update.MinLimit || limit > update.MaxLimit {
 		limit = update.DefaultLimit
+		u.Limit = int(limit.Seconds())
 	}
-	var healthy, hopeless streak
-	for end := time.Now().Add(limit); s.firmware.OnTrial(); time.Sleep(time.Second) {
-		waiting, lost := update.Health(u.Programs, s.programsNow(), s.incomplete.Load())
-		checkedIn := s.checkedIn.Load()
-		switch {
-		case healthy.lasts(len(waiting) == 0, healthyFor) && checkedIn && s.rootRead.Load():
-			if err := s.confirm(); err == nil {
-				return nil
-			} else if time.Now().Before(end) {
-				logError("confirm: %v", err)
-				continue
-			}
-			return s.endTrial(update.Power, "the confirmation could not be written")
-		case hopeless.lasts(len(lost) > 0, hopelessFor):
-			return s.endTrial(update.Programs, update.NotUp(lost))
-		case time.Now().Before(end):
-		case len(waiting) > 0:
-			return s.endTrial(update.Programs, fmt.Sprintf("%s, after %v", update.NotUp(waiting), limit))
-		default:
-			return s.endTrial(update.CheckIn, fmt.Sprintf("no check-in within %v", limit))
+	t := &trial{Update: u, end: time.Now().Add(limit)}
+	for ; s.firmware.OnTrial(); time.Sleep(time.Second) {
+		var over bool
+		err := s.try(func(s *system) (err error) { over, err = s.look(t); return err })
+		if over {
+			return err
+		}
+		if err != nil {
+			logError("judge the trial: %v", err)
+		}
+		if time.Now().After(t.end.Add(limit)) { // it should have been over long ago
+			return s.endTrial(update.Hang, fmt.Sprintf("it cannot be judged: %v", err))
 		}
 	}
 	return nil // somebody has confirmed it
+}
+
+// look looks at a trial, and says whether it is over.
+func (s *system) look(t *trial) (over bool, err error) {
+	waiting, lost := update.Health(t.Programs, s.programsNow(), s.incomplete.Load())
+	limit := time.Duration(t.Limit) * time.Second
+	switch {
+	case t.healthy.lasts(len(waiting) == 0, healthyFor) && s.checkedIn.Load() && s.rootRead.Load():
+		if err := s.confirm(); err != nil {
+			return false, err
+		}
+		return true, nil
+	case t.hopeless.lasts(len(lost) > 0, hopelessFor):
+		return true, s.endTrial(update.Programs, update.NotUp(lost))
+	case time.Now().Before(t.end):
+		return false, nil
+	case len(waiting) > 0:
+		return true, s.endTrial(update.Programs, fmt.Sprintf("%s, after %v", update.NotUp(waiting), limit))
+	case !s.checkedIn.Load():
+		return true, s.endTrial(update.CheckIn, fmt.Sprintf("no check-in within %v", limit))
+	}
+	return false, nil // it is about to be healthy
 }
 
 // streak is how long something has been true.
@@ -280,6 +311,9 @@ func (s *system) retry() error {
 // programsNow are the programs as the health of a trial sees them.
 func (s *system) programsNow() []update.Program {
 	var list []update.Program
+	if s.supervisor == nil {
+		return nil
+	}
 	for _, p := range s.supervisor.Processes() {
 		list = append(list, update.Program{
 			Name: p.Name,

@@ -107,6 +107,7 @@ func nameLogs(p *conf.Program) {
 // startPrograms starts the programs. Those whose configuration is wrong are left
 // out.
 func startPrograms(s *system) error {
+	s.incomplete.Store(true) // until all are known
 	config, err := loadPrograms()
 	for _, w := range config.Warnings {
 		logInfo("%s", w)

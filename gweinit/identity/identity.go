@@ -19,6 +19,7 @@ import (
 	"unicode"
 
 	"github.com/exosite/gwe/gweinit/ubenv"
+	"github.com/exosite/gwe/gweinit/ubenv/sealed"
 )
 
 // CopySize is the size of one copy in the partition, and so the most that a
@@ -43,7 +44,7 @@ func (r Record) String() string {
 	return fmt.Sprintf("identity of %q", slices.Sorted(maps.Keys(r.Files)))
 }
 
-// The format of a copy, frozen, since both slots read it: sealed (package ubenv), a
+// The format of a copy, frozen, since both slots read it: sealed, a
 // payload of entries. Numbers are little-endian.
 //
 // An entry is its kind (1: a file, 2: the wish for a reset, without a name), the
@@ -80,12 +81,12 @@ func (r Record) Encode(seq uint32) ([]byte, error) {
 		entries = append(entries, entry{kindReset, nil, []byte(r.Reset)})
 	}
 	entries = append(entries, r.unknown...)
-	size := ubenv.SealSize
+	size := sealed.Overhead
 	for _, e := range entries {
 		size += entryHeader + len(e.name) + len(e.data)
 	}
 	if size > CopySize {
-		return nil, fmt.Errorf("identity: %d files take %d bytes with their names, there is room for %d", len(entries), size-ubenv.SealSize, CopySize-ubenv.SealSize)
+		return nil, fmt.Errorf("identity: %d files take %d bytes with their names, there is room for %d", len(entries), size-sealed.Overhead, CopySize-sealed.Overhead)
 	}
 	var payload []byte
 	for _, e := range entries {
@@ -94,7 +95,7 @@ func (r Record) Encode(seq uint32) ([]byte, error) {
 		}
 		payload = append(append(payload, e.name...), e.data...)
 	}
-	return ubenv.Seal(magic, version, seq, payload, CopySize), nil
+	return sealed.Encode(magic, version, seq, payload, CopySize), nil
 }
 
 // Decode reads one copy, and returns its sequence number too.
@@ -102,7 +103,7 @@ func Decode(buf []byte) (Record, uint32, error) {
 	if len(buf) != CopySize {
 		return Record{}, 0, fmt.Errorf("%d bytes, want %d", len(buf), CopySize)
 	}
-	payload, seq, err := ubenv.Unseal(magic, version, buf)
+	payload, seq, err := sealed.Decode(magic, version, buf)
 	if err != nil {
 		return Record{}, 0, err
 	}

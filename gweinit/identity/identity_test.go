@@ -12,6 +12,7 @@ import (
 
 	"github.com/exosite/gwe/gweinit/powercut"
 	"github.com/exosite/gwe/gweinit/ubenv"
+	"github.com/exosite/gwe/gweinit/ubenv/sealed"
 )
 
 const secret = "e469e336ff9c8ed9176bc05ed7fa40daaaaaaaaa"
@@ -38,9 +39,9 @@ func encoded(t testing.TB, r Record, seq uint32) []byte {
 	return buf
 }
 
-// sealed is a copy with the given entries, whatever they are.
-func sealed(entries []byte) []byte {
-	return ubenv.Seal(magic, version, 7, entries[:min(len(entries), CopySize-ubenv.SealSize)], CopySize)
+// copyWith is a copy with the given entries, whatever they are.
+func copyWith(entries []byte) []byte {
+	return sealed.Encode(magic, version, 7, entries[:min(len(entries), CopySize-sealed.Overhead)], CopySize)
 }
 
 // raw is one entry.
@@ -56,7 +57,7 @@ func TestEncodeDecode(t *testing.T) {
 	for name, want := range map[string]map[string][]byte{
 		"nothing":       {},
 		"a gateway":     files(),
-		"as much as is": {"x": bytes.Repeat([]byte{0xff}, CopySize-ubenv.SealSize-entryHeader-1)},
+		"as much as is": {"x": bytes.Repeat([]byte{0xff}, CopySize-sealed.Overhead-entryHeader-1)},
 	} {
 		buf := encoded(t, Record{Files: want}, 0x7fffffff)
 		got, seq, err := Decode(buf)
@@ -132,11 +133,11 @@ func TestDecodeRefuses(t *testing.T) {
 		{"a huge length", "length", with(19, 0x80)},
 		{"sequence number", "SHA-256", with(12, 1)},
 		{"checksum", "SHA-256", with(20, 1)},
-		{"payload", "SHA-256", with(ubenv.SealSize+20, 1)},
+		{"payload", "SHA-256", with(sealed.Overhead+20, 1)},
 		{"torn", "SHA-256", append(bytes.Clone(good[:4096]), make([]byte, CopySize-4096)...)},
-		{"bytes behind the last entry", "5 bytes behind the last entry", sealed(append(raw(kindFile, "cik", secret), "cik\x00\x00"...))},
-		{"a name that is longer than all", "an entry of 4294967295 bytes", sealed([]byte("\x01\x00\x00\x00\xff\xff\xff\xff\x00\x00\x00\x00"))},
-		{"lengths that overflow", "an entry of 8589934590 bytes", sealed([]byte("\x01\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"))},
+		{"bytes behind the last entry", "5 bytes behind the last entry", copyWith(append(raw(kindFile, "cik", secret), "cik\x00\x00"...))},
+		{"a name that is longer than all", "an entry of 4294967295 bytes", copyWith([]byte("\x01\x00\x00\x00\xff\xff\xff\xff\x00\x00\x00\x00"))},
+		{"lengths that overflow", "an entry of 8589934590 bytes", copyWith([]byte("\x01\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"))},
 	} {
 		_, _, err := Decode(tt.buf)
 		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), secret) {
@@ -158,7 +159,7 @@ func TestReset(t *testing.T) {
 		}
 	}
 	// A second one, or one with a name, is a later firmware's.
-	got, _, err := Decode(sealed(bytes.Join([][]byte{
+	got, _, err := Decode(copyWith(bytes.Join([][]byte{
 		raw(kindReset, "", "settings"), raw(kindReset, "", "everything"), raw(kindReset, "x", "y"), raw(kindReset, "", ""),
 	}, nil)))
 	if err != nil || got.Reset != "settings" || len(got.unknown) != 3 {
@@ -169,7 +170,7 @@ func TestReset(t *testing.T) {
 // What a later firmware has added neither hides the rest nor gets lost.
 func TestUnknownEntries(t *testing.T) {
 	d := newDisk()
-	copy1 := sealed(bytes.Join([][]byte{
+	copy1 := copyWith(bytes.Join([][]byte{
 		raw(9, "tpm", "sealed"), raw(kindFile, "cik", secret), raw(kindFile, "a/b/c", "deep"), raw(kindFile, "cik", "again"), raw(9, "", ""),
 	}, nil))
 	if _, err := d.WriteAt(copy1, ubenv.Identity); err != nil {
@@ -278,11 +279,11 @@ func FuzzDecode(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(bytes.TrimRight(buf[ubenv.SealSize:], "\x00"))
+	f.Add(bytes.TrimRight(buf[sealed.Overhead:], "\x00"))
 	f.Add(append(raw(kindFile, "../x", "1"), raw(3, "", "2")...))
 	f.Add([]byte("\x01\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, entries []byte) {
-		r, seq, err := Decode(sealed(entries))
+		r, seq, err := Decode(copyWith(entries))
 		if err != nil {
 			return
 		}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/gweinit/slot"
+	"github.com/exosite/gwe/gweinit/verity"
 )
 
 // stage is everything that the phases share.
@@ -26,7 +27,7 @@ type stage struct {
 	cmdline string    // the kernel's
 	disk    string    // folder in /sys of the controller of the boot disk
 	slot    slot.Name // that U-Boot has chosen
-	root    string    // its partition
+	root    string    // the block device to mount: its partition, then that verified
 }
 
 const newRoot = "/newroot"
@@ -49,6 +50,7 @@ func main() {
 		{"find the slot", findSlot},
 		{"load modules", loadModules},
 		{"find the boot disk", findDisk},
+		{"verify the root", verifyRoot},
 		{"mount the root", mountRoot},
 		{"switch to the root", switchRoot},
 	} {
@@ -194,9 +196,30 @@ func loadModule(file, parameters string) error {
 	return nil
 }
 
+// verityFile has what dm-verity has to know of the root. It is in an archive of
+// its own before the rest of the initramfs, which so does not change with the
+// root.
+const verityFile = "/verity"
+
+// verifyRoot has the kernel check the root: each block when it is read, by a
+// root hash that came with the kernel. Without one there is no boot: nothing
+// would check that root.
+func verifyRoot(s *stage) error {
+	line, err := os.ReadFile(verityFile)
+	if err != nil {
+		return fmt.Errorf("the boot image in %s has no root hash for %s: %w", s.slot.KernelPartition(), s.slot.RootPartition(), err)
+	}
+	p, err := verity.Parse(string(line))
+	if err != nil {
+		return fmt.Errorf("%s in the boot image in %s: %w", verityFile, s.slot.KernelPartition(), err)
+	}
+	s.root, err = verity.Activate("root", s.root, p)
+	return err
+}
+
 func mountRoot(s *stage) error {
 	if err := unix.Mount(s.root, newRoot, "squashfs", unix.MS_RDONLY, ""); err != nil {
-		return fmt.Errorf("mount %s (%s) as squashfs: %w", s.root, s.slot.RootPartition(), err)
+		return fmt.Errorf("mount %s (%s, verified) as squashfs: %w", s.root, s.slot.RootPartition(), err)
 	}
 	return nil
 }

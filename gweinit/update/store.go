@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/exosite/gwe/gweinit/ubenv"
+	"github.com/exosite/gwe/gweinit/ubenv/sealed"
 )
 
 const (
@@ -45,17 +46,17 @@ func (s *Store) Load() (Record, error) {
 // Save makes r the record. When it fails, the one from before is there.
 func (s *Store) Save(r Record) error {
 	payload, err := json.Marshal(r)
-	if most := copySize - ubenv.SealSize; err == nil && len(payload) > most {
+	if most := copySize - sealed.Overhead; err == nil && len(payload) > most {
 		err = fmt.Errorf("%d bytes, there is room for %d", len(payload), most)
 	}
 	if err != nil {
 		return fmt.Errorf("firmware update: %w", err)
 	}
-	return s.record.Save(func(seq uint32) []byte { return ubenv.Seal(magic, version, seq, payload, copySize) })
+	return s.record.Save(func(seq uint32) []byte { return sealed.Encode(magic, version, seq, payload, copySize) })
 }
 
 func decode(buf []byte) (Record, uint32, error) {
-	payload, seq, err := ubenv.Unseal(magic, version, buf)
+	payload, seq, err := sealed.Decode(magic, version, buf)
 	if err != nil {
 		return Record{}, 0, err
 	}

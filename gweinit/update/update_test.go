@@ -12,6 +12,7 @@ import (
 	"github.com/exosite/gwe/gweinit/powercut"
 	"github.com/exosite/gwe/gweinit/slot"
 	"github.com/exosite/gwe/gweinit/ubenv"
+	"github.com/exosite/gwe/gweinit/ubenv/sealed"
 )
 
 // device is the partition ubenv of a gateway.
@@ -501,10 +502,10 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"update":{"id":"7-ab","slot":"b","state":"trial","boots":[{}]},"versions":{"a":"1"}}`))
 	f.Add([]byte(`{"update":{"slot":"c"}}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		if len(payload) > copySize-ubenv.SealSize {
+		if len(payload) > copySize-sealed.Overhead {
 			return
 		}
-		r, _, err := decode(ubenv.Seal(magic, version, 1, payload, copySize))
+		r, _, err := decode(sealed.Encode(magic, version, 1, payload, copySize))
 		if err != nil {
 			return
 		}
