@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/exosite/gwe/gweinit/engine/command"
@@ -94,10 +95,11 @@ type Engine struct {
 	notices  chan notice
 	kick     chan struct{}
 
-	unstored  *credential       // the CIK, if it is not on the disk
-	unkept    bool              // PID 1 has not kept the settings yet
-	problems  map[string]string // what is wrong for longer, by what it is about
-	used      exosite.Report    // bytes that are in no file yet
+	progress  atomic.Pointer[string] // of a command, for fetch_status
+	unstored  *credential            // the CIK, if it is not on the disk
+	unkept    bool                   // PID 1 has not kept the settings yet
+	problems  map[string]string      // what is wrong for longer, by what it is about
+	used      exosite.Report         // bytes that are in no file yet
 	sent      map[string]sentReport
 	attempts  int // check-ins tried
 	failures  int // of them in a row
@@ -156,6 +158,7 @@ func (e *Engine) reload() (another bool, err error) {
 	e.settings = s
 	// These don't need another client.
 	s.DebugLevel, s.UpdateInterval, s.ActivationRetry = before.DebugLevel, before.UpdateInterval, before.ActivationRetry
+	s.Trial, s.Window = before.Trial, before.Window
 	if e.cloud != nil && s == before {
 		return false, nil
 	}
@@ -364,6 +367,7 @@ func (e *Engine) checkIn(ctx context.Context) error {
 	}{
 		{updateInterval + " in the cloud", e.setInterval(ctx, values[updateInterval])},
 		{engineFetch, e.fetch(ctx, values[engineFetch])},
+		{"progress", e.reportProgress(ctx)},
 		{fetchStatus, e.reportOutcomes(ctx)},
 	} {
 		if e.problem(part.about, part.err); !refusal(part.err) {

@@ -22,6 +22,7 @@ const synopsis = `usage: gwe [--once]
        gwe -v | -p | -e | -g | -C
        gwe --set-... VALUE [--set-... VALUE]...
        gwe --support-bundle[=FILE] | --spec[=FORM]
+       gwe --install-firmware FILE|URL|- | --slots [--json] | --confirm | --rollback
 
 Without options, gwe is the engine: it reports to Exosite, and installs what it
 is told to, again and again.
@@ -38,6 +39,10 @@ outlast updates.
   gwe --set-user-agent ""           # the default again
   gdc write $(gwe -C) temperature 21.5
   gwe --once                        # one check-in now
+  gwe --install-firmware /tmp/rpi3.v1.2.0.fw
+  cat rpi3.v1.2.0.fw | ssh ... gwe --install-firmware -
+  gwe --slots                       # what they have, and how an update goes
+  gwe --rollback                    # boot the firmware from before
   gwe --spec > resources.yaml       # for the current tools (Murano)
   gwe --spec=older > spec.yaml      # a list, as the older ones take it
 
@@ -48,7 +53,7 @@ Exit status: 0 done; 1 it failed, or -C and there is no CIK; 2 a bad command lin
 
 // Main is the program "gwe".
 func Main(args []string) int {
-	return run(args, os.Getenv("GWE_ROOT"), tasks{serve, supportBundle, keepIdentity}, os.Stdout, os.Stderr)
+	return run(args, os.Getenv("GWE_ROOT"), tasks{serve, supportBundle, keepIdentity, installFirmware, slots, orderFirmware}, os.Stdout, os.Stderr)
 }
 
 // tasks are what the command line starts. Tests have others.
@@ -56,6 +61,10 @@ type tasks struct {
 	serve         func(root string, once bool, out, errs io.Writer) int
 	supportBundle func(root, file string, out, errs io.Writer) int
 	keepIdentity  func(root string) error
+
+	installFirmware func(root, from string, out, errs io.Writer) int
+	slots           func(root string, asJSON bool, out, errs io.Writer) int
+	orderFirmware   func(root, method string, out, errs io.Writer) int
 }
 
 // options are those of the command line.
@@ -66,11 +75,14 @@ type options struct {
 
 	spec, bundle string
 	once, help   bool
+
+	firmware                       string
+	slots, json, confirm, rollback bool
 }
 
-// parse returns the flags as the help groups them: what is printed, settings,
-// and the rest.
-func (o *options) parse(args []string, errs io.Writer) (groups [3]*pflag.FlagSet, err error) {
+// parse returns the flags as the help groups them: what is printed, settings, the
+// firmware, and the rest.
+func (o *options) parse(args []string, errs io.Writer) (groups [4]*pflag.FlagSet, err error) {
 	for i := range groups {
 		groups[i] = pflag.NewFlagSet("gwe", pflag.ContinueOnError)
 		groups[i].SortFlags = false
@@ -88,6 +100,12 @@ func (o *options) parse(args []string, errs io.Writer) (groups [3]*pflag.FlagSet
 	f.Var(&value{setting: productID}, "product-id", "")
 	f.MarkHidden("product-id")
 	f = groups[2]
+	f.StringVar(&o.firmware, "install-firmware", "", "install the bundle in `FILE`, at an URL, or from the standard input (-), and reboot into its trial")
+	f.BoolVar(&o.slots, "slots", false, "what the two slots have, and how the latest update goes")
+	f.BoolVar(&o.json, "json", false, "with --slots: as JSON")
+	f.BoolVar(&o.confirm, "confirm", false, "the firmware on trial is good, whatever it looks like")
+	f.BoolVar(&o.rollback, "rollback", false, "go back to the firmware in the other slot, and reboot")
+	f = groups[3]
 	f.BoolVarP(&o.once, "once", "o", false, "check in once, and end")
 	f.StringVar(&o.bundle, "support-bundle", "", "pack what support needs to know into `FILE`")
 	f.Lookup("support-bundle").NoOptDefVal = defaultBundle
@@ -114,7 +132,7 @@ func (o *options) parse(args []string, errs io.Writer) (groups [3]*pflag.FlagSet
 func run(args []string, root string, do tasks, out, errs io.Writer) int {
 	o := options{root: root}
 	groups, err := o.parse(args, errs)
-	given := func(name string) bool { return groups[2].Changed(name) }
+	given := func(name string) bool { return groups[2].Changed(name) || groups[3].Changed(name) }
 	prints := o.version || o.path || o.engineConf || o.gatewayCfg || o.cik
 	var values []*value
 	groups[1].VisitAll(func(f *pflag.Flag) {
@@ -129,6 +147,7 @@ func run(args []string, root string, do tasks, out, errs io.Writer) int {
 	}{
 		{prints, "-v -p -e -g -C"}, {len(values) > 0, "settings"}, {o.once, "--once"},
 		{given("support-bundle"), "--support-bundle"}, {given("spec"), "--spec"},
+		{given("install-firmware"), "--install-firmware"}, {o.slots, "--slots"}, {o.confirm, "--confirm"}, {o.rollback, "--rollback"},
 	} {
 		if task.asked {
 			asked = append(asked, task.name)
@@ -138,7 +157,7 @@ func run(args []string, root string, do tasks, out, errs io.Writer) int {
 	case err != nil:
 	case o.help:
 		fmt.Fprint(out, synopsis)
-		for i, title := range []string{"Print", "Settings", "Other"} {
+		for i, title := range []string{"Print", "Settings", "Firmware", "Other"} {
 			fmt.Fprintf(out, "\n%s:\n%s", title, groups[i].FlagUsages())
 		}
 		fmt.Fprint(out, examples)
@@ -149,6 +168,18 @@ func run(args []string, root string, do tasks, out, errs io.Writer) int {
 		return o.print(out, errs)
 	case len(values) > 0:
 		return set(o.root, values, do.keepIdentity, out, errs)
+	case o.json && !o.slots:
+		err = errors.New("--json goes with --slots")
+	case given("install-firmware") && o.firmware == "":
+		err = errors.New("--install-firmware: want the name of a file, an URL, or -")
+	case given("install-firmware"):
+		return do.installFirmware(o.root, o.firmware, out, errs)
+	case o.slots:
+		return do.slots(o.root, o.json, out, errs)
+	case o.confirm:
+		return do.orderFirmware(o.root, "confirm", out, errs)
+	case o.rollback:
+		return do.orderFirmware(o.root, "rollback", out, errs)
 	case given("support-bundle") && o.bundle == "":
 		err = errors.New("--support-bundle=: want the name of a file, or no =")
 	case given("support-bundle"):

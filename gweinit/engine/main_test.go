@@ -37,9 +37,15 @@ func tree(t *testing.T, files map[string]string) (root string) {
 func gwe(root string, args ...string) (status int, out, errs string) {
 	var o, e strings.Builder
 	do := tasks{
-		serve:         func(root string, once bool, out, errs io.Writer) int { fmt.Fprintf(out, "serve %v\n", once); return 0 },
-		supportBundle: func(root, file string, out, errs io.Writer) int { fmt.Fprintf(out, "bundle %q\n", file); return 0 },
-		keepIdentity:  func(root string) error { fmt.Fprintln(&o, "kept"); return nil },
+		serve:           func(root string, once bool, out, errs io.Writer) int { fmt.Fprintf(out, "serve %v\n", once); return 0 },
+		supportBundle:   func(root, file string, out, errs io.Writer) int { fmt.Fprintf(out, "bundle %q\n", file); return 0 },
+		keepIdentity:    func(root string) error { fmt.Fprintln(&o, "kept"); return nil },
+		installFirmware: func(root, from string, out, errs io.Writer) int { fmt.Fprintf(out, "install %q\n", from); return 0 },
+		slots: func(root string, asJSON bool, out, errs io.Writer) int {
+			fmt.Fprintf(out, "slots %v\n", asJSON)
+			return 0
+		},
+		orderFirmware: func(root, method string, out, errs io.Writer) int { fmt.Fprintln(out, method); return 0 },
 	}
 	status = run(args, root, do, &o, &e)
 	return status, o.String(), e.String()
@@ -73,6 +79,15 @@ func TestCommandLine(t *testing.T) {
 		{args: "--spec=older", out: string(spec.Older(spec.GWE()))},
 		{args: "", out: "serve false\n"},
 		{args: "--once", out: "serve true\n"},
+		{args: "--install-firmware -", out: "install \"-\"\n"},
+		{args: "--install-firmware=/tmp/x.fw", out: "install \"/tmp/x.fw\"\n"},
+		{args: "--install-firmware=", status: 2, errs: "want the name of a file, an URL, or -"},
+		{args: "--slots", out: "slots false\n"},
+		{args: "--slots --json", out: "slots true\n"},
+		{args: "--json", status: 2, errs: "--json goes with --slots"},
+		{args: "--confirm", out: "confirm\n"},
+		{args: "--rollback", out: "rollback\n"},
+		{args: "--rollback --confirm", status: 2, errs: "--confirm and --rollback do not go together"},
 		{args: "-o", out: "serve true\n"},
 		{args: "--support-bundle", out: "bundle \"\"\n"},
 		{args: "--support-bundle=x.tar.gz", out: "bundle \"x.tar.gz\"\n"},
@@ -88,7 +103,7 @@ func TestCommandLine(t *testing.T) {
 		{args: "-C", files: map[string]string{gatewayCfg: "[device]\ncik = ''\n"}, status: 1, out: "''\n"},
 		{args: "-g", out: "[device]\ncik = ''\nmodel = ''\nvendor = ''\nuuid = ''\niface = ''\n"},
 		{args: "-e", out: "[engine]\ndebug_level = INFO\nupdate_interval = 14400\nactivation_retry_interval = 300\nuser_agent = ''\n\n" +
-			"[exosite]\nhost = ''\nca = ''\ncertificate = ''\nkey = ''\npush = poll\n"},
+			"[exosite]\nhost = ''\nca = ''\ncertificate = ''\nkey = ''\npush = poll\n\n[firmware]\ntrial = 900\nwindow = ''\n"},
 
 		{args: "--set-product-id a1b2 -u GW-1", out: "[device] vendor = a1b2\n[device] model = a1b2\n[device] uuid = GW-1\nkept\n",
 			after: map[string]string{gatewayCfg: "[device]\nvendor = a1b2\nmodel = a1b2\nuuid = GW-1\n"}},

@@ -79,10 +79,22 @@ func (e *Engine) take(ctx context.Context, value string, at time.Time, there boo
 	return e.queue.Cleared()
 }
 
+// reportProgress tells how a command goes. An outcome that is still to be reported
+// is looked for in fetch_status, and so comes first.
+func (e *Engine) reportProgress(ctx context.Context) error {
+	text := e.progress.Swap(nil)
+	if text == nil || len(e.queue.Outcomes()) > 0 {
+		return nil
+	}
+	_, err := e.cloud.WriteRead(ctx, []exosite.Value{{Alias: fetchStatus, Value: *text}})
+	return err
+}
+
 // reportOutcomes tells how commands ended, each once: one of which it is not
 // known whether it got there is looked for first.
 func (e *Engine) reportOutcomes(ctx context.Context) (refused error) {
 	for _, o := range e.queue.Outcomes() {
+		e.progress.Store(nil) // it was told before
 		there := false
 		if o.Sending {
 			values, err := e.cloud.WriteRead(ctx, nil, fetchStatus)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/exosite/gwe/gweinit/durable"
 	"github.com/exosite/gwe/gweinit/engine/command"
+	"github.com/exosite/gwe/gweinit/engine/firmware"
 	"github.com/exosite/gwe/gweinit/engine/report"
 	"github.com/exosite/gwe/gweinit/engine/support"
 	"github.com/exosite/gwe/gweinit/exosite"
@@ -49,7 +51,7 @@ const (
 	downloadPatience = 3 * time.Minute
 )
 
-// installers are what this firmware installs.
+// installers are what this firmware installs, beside itself.
 var installers []command.Installer
 
 // assembled is an engine on real files, the real cloud and PID 1.
@@ -75,17 +77,46 @@ func assemble(root string, installers []command.Installer, log io.Writer) *assem
 		settings: gateway.Settings{UpdateInterval: gateway.DefaultUpdateInterval, ActivationRetry: gateway.DefaultActivationRetry},
 	}}
 	b.connect = b.dial
+	if gateway.Here(root) {
+		installers = append(slices.Clone(installers), b.firmware(newMachine(root)))
+	}
+	kick := func() {
+		select {
+		case b.kick <- struct{}{}:
+		default:
+		}
+	}
 	b.queue = &command.Queue{
 		Path: filepath.Join(root, commandsFile), Installers: installers, Fetch: b.fetchItem, Log: b.log,
 		Forget: func(id string) { os.RemoveAll(filepath.Join(root, downloadFolder, id)) },
-		Changed: func() {
-			select {
-			case b.kick <- struct{}{}:
-			default:
-			}
+		Told: func(line string) {
+			b.progress.Store(&line)
+			kick()
 		},
+		Changed: kick,
 	}
 	return b
+}
+
+// firmware is what installs firmware.
+func (b *assembled) firmware(host machine) *firmware.Installer {
+	return &firmware.Installer{
+		Gateway: firmware.Gateway{Host: host, Root: b.root},
+		Source: func(name string) (firmware.Source, error) {
+			client := b.client.Load()
+			if client == nil {
+				return nil, command.Later(errors.New("the gateway has no connection yet"))
+			}
+			return firmware.Content(client, name), nil
+		},
+		Settings: func() (time.Duration, string) {
+			s, _, err := b.files.Load() // as they are by then
+			if err != nil {
+				return gateway.DefaultTrial, ""
+			}
+			return s.Trial, s.Window
+		},
+	}
 }
 
 // open reads what the engine before has left.

@@ -122,6 +122,9 @@ type Job struct {
 	// Fetch downloads an item, and returns the path of the file, which is
 	// removed when the command is done. Its error is to be returned.
 	Fetch func(ctx context.Context, item Item) (path string, err error)
+	// Tell lets fetch_status say how it goes, if the network is there. It is to be
+	// used sparingly.
+	Tell func(text string)
 }
 
 // Installer installs a kind of content. The installers of a gateway are few; who

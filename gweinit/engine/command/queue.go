@@ -82,6 +82,9 @@ type Queue struct {
 	// are Forget's.
 	Fetch  func(ctx context.Context, id string, item Item) (path string, err error)
 	Forget func(id string)
+	// Told is called with what Job.Tell was, as a line that names the command;
+	// nil: nobody wants to know.
+	Told func(line string)
 	// Changed is called, not from within a call of the Queue, when there is an
 	// outcome to report.
 	Changed func()
@@ -356,6 +359,11 @@ func (q *Queue) Step(ctx context.Context) bool {
 	installer, items := q.next(c)
 	job := Job{ID: fmt.Sprintf("%s-%d", c.ID, c.Done), Items: items, Again: c.Started}
 	job.Fetch = func(ctx context.Context, item Item) (string, error) { return q.Fetch(ctx, c.ID, item) }
+	job.Tell = func(text string) {
+		if q.Told != nil {
+			q.Told(statusLine(c.ID, reason(errors.New(text))))
+		}
+	}
 	if installer != nil && !c.Started {
 		if err := q.save(func(s *state) { s.Queue[0].Started = true }); err != nil {
 			q.Log.Error("begin a command", "id", c.ID, "err", err)

@@ -104,6 +104,7 @@ type status struct {
 	Slot     string          `json:"slot"`
 	Slots    json.RawMessage `json:"slots"`
 	Rollback string          `json:"rollback"`
+	Damage   string          `json:"damage"`
 	Failed   []string        `json:"failed"`
 	Memory   bool            `json:"memory"`
 	Network  struct {
@@ -167,6 +168,9 @@ func (e Engine) Report() (Report, error) {
 	r.Firmware.Version = cmp.Or(r.Firmware.Version, short(st.Version))
 	r.Firmware.Board, r.Firmware.Slot = short(st.Board), short(st.Slot)
 	r.Rollback, r.Memory = short(st.Rollback), st.Memory
+	if st.Damage != "" {
+		r.Errors = append(r.Errors, short(st.Damage))
+	}
 	if len(st.Slots) > maxSlots {
 		note("slots, of %d bytes", len(st.Slots))
 	} else if !bytes.Equal(st.Slots, []byte("null")) {

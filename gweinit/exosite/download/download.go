@@ -17,7 +17,10 @@ import (
 
 // Download is what to download, and how.
 type Download struct {
-	Client   *exosite.Client
+	Client *exosite.Client
+	// Open asks for the bytes from one on, or for a range of them, in the place of
+	// Client.Content, for Range; nil: that is asked.
+	Open     func(ctx context.Context, r exosite.Range) (*exosite.Content, error)
 	ID       string                 // of the content
 	SHA256   string                 // that it has to have, in hex; "": any
 	Patience time.Duration          // for each call that is not the bytes themselves; 0: no limit but the client's
@@ -74,10 +77,27 @@ func (d Download) Stream(ctx context.Context, w io.Writer) error {
 	if sum != nil {
 		w = io.MultiWriter(w, sum)
 	}
-	if err := d.copy(ctx, w, 0, info.Size); err != nil {
+	if err := d.copy(ctx, w, span{0, info.Size, info.Size}); err != nil {
 		return err
 	}
 	return d.check(sum)
+}
+
+// Size returns how many bytes the content has.
+func (d Download) Size(ctx context.Context) (int64, error) {
+	info, err := d.info(ctx)
+	return info.Size, err
+}
+
+// Range writes the bytes from one up to, but not including, another to w, of a
+// content that has size bytes in all, or -1. If that is something else now, the
+// error is ErrChanged; another content of the same size is not noticed: who mixes
+// ranges has to know each. Otherwise the errors are those of Stream.
+func (d Download) Range(ctx context.Context, w io.Writer, from, to, size int64) error {
+	if from < 0 || to < from || size >= 0 && to > size {
+		return fmt.Errorf("%s: there is no range from %d to %d of %d bytes", d.ID, from, to, size)
+	}
+	return d.copy(ctx, w, span{from, to, size})
 }
 
 // newHash returns nil if the content may have any.
@@ -111,12 +131,15 @@ func (d Download) info(ctx context.Context) (exosite.ContentInfo, error) {
 	return d.Client.ContentInfo(ctx, d.ID)
 }
 
-// copy writes the bytes from an offset on.
-func (d Download) copy(ctx context.Context, w io.Writer, from, size int64) error {
-	d.progress(from, size)
-	for broken := 0; from < size; {
-		n, brokeOff, err := d.copySome(ctx, w, from, size)
-		if from += n; err == nil {
+// span is what is still to be written: bytes from up to to, of size.
+type span struct{ from, to, size int64 }
+
+// copy writes the bytes of a span.
+func (d Download) copy(ctx context.Context, w io.Writer, s span) error {
+	d.progress(s.from, s.to)
+	for broken := 0; s.from < s.to; {
+		n, brokeOff, err := d.copySome(ctx, w, s)
+		if s.from += n; err == nil {
 			continue
 		}
 		if broken++; n > 0 {
@@ -131,33 +154,44 @@ func (d Download) copy(ctx context.Context, w io.Writer, from, size int64) error
 		case brokeOff && broken == maxBroken:
 			err = fmt.Errorf("%w (tried %d times without a byte)", err, maxBroken)
 		}
-		return fmt.Errorf("%s, at byte %d of %d: %w", d.ID, from, size, err)
+		return fmt.Errorf("%s, at byte %d of %d: %w", d.ID, s.from, s.to, err)
 	}
 	return nil
 }
 
 // copySome writes what one answer brings. If that broke off, another one may
 // bring more.
-func (d Download) copySome(ctx context.Context, w io.Writer, from, size int64) (n int64, brokeOff bool, err error) {
-	c, err := d.Client.Content(ctx, d.ID, exosite.Range{From: from})
+func (d Download) copySome(ctx context.Context, w io.Writer, s span) (n int64, brokeOff bool, err error) {
+	r := exosite.Range{From: s.from}
+	if s.to != s.size {
+		r.To = s.to
+	}
+	c, err := d.open(ctx, r)
 	if err != nil {
 		return 0, false, err
 	}
 	defer c.Close()
-	if c.Size >= 0 && c.Size != size {
+	if c.Size >= 0 && s.size >= 0 && c.Size != s.size {
 		return 0, false, fmt.Errorf("%w: it has %d bytes now", ErrChanged, c.Size)
 	}
-	if c.Offset < from { // a server that does not know ranges
-		if _, err := io.CopyN(io.Discard, c, from-c.Offset); err != nil {
+	if c.Offset < s.from { // a server that does not know ranges
+		if _, err := io.CopyN(io.Discard, c, s.from-c.Offset); err != nil {
 			return 0, true, err
 		}
 	}
-	r := &reader{r: io.LimitReader(c, size-from)}
-	n, err = io.Copy(&writer{w, func(n int64) { d.progress(from+n, size) }, 0}, r)
-	if err == nil && from+n < size {
-		r.err, err = io.ErrUnexpectedEOF, io.ErrUnexpectedEOF
+	in := &reader{r: io.LimitReader(c, s.to-s.from)}
+	n, err = io.Copy(&writer{w, func(n int64) { d.progress(s.from+n, s.to) }, 0}, in)
+	if err == nil && s.from+n < s.to {
+		in.err, err = io.ErrUnexpectedEOF, io.ErrUnexpectedEOF
 	}
-	return n, r.err != nil, err
+	return n, in.err != nil, err
+}
+
+func (d Download) open(ctx context.Context, r exosite.Range) (*exosite.Content, error) {
+	if d.Open != nil {
+		return d.Open(ctx, r)
+	}
+	return d.Client.Content(ctx, d.ID, r)
 }
 
 // wait waits before the next connection, the n-th since there was a byte.

@@ -236,6 +236,68 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// A part of a content, whatever happens on the way, and not a byte more.
+func TestRange(t *testing.T) {
+	w := newWorld(t)
+	drop := func(n int64) exositetest.Fault {
+		return exositetest.Fault{Call: "content", Times: 1, DropAfter: n}
+	}
+	for _, test := range []struct {
+		name     string
+		from, to int64
+		size     int64
+		faults   []exositetest.Fault
+		most     int64 // bytes fetched, without headers
+		is       error
+	}{
+		{name: "all", to: size, size: size, most: size},
+		{name: "the middle", from: 100_000, to: 150_000, size: size, most: 50_000},
+		{name: "the end", from: size - 1, to: size, size: size, most: 1},
+		{name: "nothing", from: 7, to: 7, size: size},
+		{name: "of unknown size", from: 10, to: 20, size: -1, most: 10},
+		{name: "breaks off", from: 100_000, to: 300_000, size: size, faults: []exositetest.Fault{drop(50_000), drop(1), drop(20_000)}, most: 200_000},
+		{name: "no ranges", from: 100_000, to: 150_000, size: size, faults: []exositetest.Fault{{Call: "content", Times: 1, IgnoreRange: true}}, most: size},
+		{name: "no ranges, and breaks off", from: 100_000, to: 150_000, size: size, faults: []exositetest.Fault{{Call: "content", Times: 1, IgnoreRange: true, DropAfter: 120_000}}, most: 150_000},
+		{name: "another size", from: 100_000, to: 150_000, size: size + 1, is: ErrChanged, most: 50_000},
+		{name: "another size, without ranges", from: 100_000, to: 150_000, size: size + 1, faults: []exositetest.Fault{{Call: "content", Times: 1, IgnoreRange: true}}, is: ErrChanged, most: size},
+	} {
+		for _, f := range test.faults {
+			w.Fault(f)
+		}
+		w.fetched()
+		var got bytes.Buffer
+		d := w.download()
+		d.SHA256 = ""
+		err := d.Range(t.Context(), &got, test.from, test.to, test.size)
+		if !errors.Is(err, test.is) || err == nil && !bytes.Equal(got.Bytes(), w.data[test.from:test.to]) {
+			t.Errorf("%s: %d bytes, %v", test.name, got.Len(), err)
+		}
+		if n := w.fetched(); n > test.most+2000 {
+			t.Errorf("%s: fetched %d bytes, want at most %d and headers", test.name, n, test.most)
+		}
+		w.ClearFaults()
+	}
+	d := w.download()
+	for _, r := range [][3]int64{{-1, 5, 10}, {5, 4, 10}, {5, 11, 10}} {
+		if err := d.Range(t.Context(), io.Discard, r[0], r[1], r[2]); err == nil || !strings.Contains(err.Error(), "no range") {
+			t.Errorf("%v: %v", r, err)
+		}
+	}
+	if n, err := d.Size(t.Context()); n != size || err != nil {
+		t.Errorf("size %d, %v", n, err)
+	}
+	opened := errors.New("opened")
+	d.Open = func(_ context.Context, r exosite.Range) (*exosite.Content, error) {
+		if r != (exosite.Range{From: 3, To: 9}) {
+			t.Errorf("asked for %+v", r)
+		}
+		return nil, opened
+	}
+	if err := d.Range(t.Context(), io.Discard, 3, 9, 10); !errors.Is(err, opened) {
+		t.Error(err)
+	}
+}
+
 var errFull = errors.New("the disk is full")
 
 type full struct{}

@@ -71,7 +71,7 @@ func (d Download) File(ctx context.Context, path string) (size int64, err error)
 			return leave(fmt.Errorf("%s, %d of its %d bytes are to come: %w", d.ID, info.Size-p.at, info.Size, err))
 		}
 	}
-	if err := d.copy(ctx, p, p.at, info.Size); err != nil {
+	if err := d.copy(ctx, p, span{p.at, info.Size, info.Size}); err != nil {
 		return leave(err)
 	}
 	// Another upload meanwhile would have made it a mixture.
