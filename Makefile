@@ -63,7 +63,8 @@ test-all: story_boards = $(boards)
 test-all: thorough_boards = $(boards)
 test-all: sample_boards = $(boards)
 test-all: export soak = 1m
-test-all: test ## the same on every board, with U-Boot built twice, and programs crashing for a minute
+test-all: export kills = 30
+test-all: test ## the same on every board, with U-Boot built twice, programs crashing for a minute, and 30 power cuts in updates
 
 test-unit: setup
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
