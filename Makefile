@@ -73,7 +73,7 @@ test-unit: setup
 	go test ./...
 
 test-qemu: setup
-	story_boards="$(story_boards)" thorough_boards="$(thorough_boards)" sample_boards="$(sample_boards)" go test -tags qemu -count=1 -parallel 3 -timeout 3h ./builder/stories
+	story_boards="$(story_boards)" thorough_boards="$(thorough_boards)" sample_boards="$(sample_boards)" go test -tags qemu -count=1 -parallel 4 -timeout 3h ./builder/stories
 
 bench: setup ## measure the supervisor against Debian's, the device API, then builds, sizes, boots and memory of all boards; prints tables
 	go test -count=1 -run '^$$' -bench Figures -benchtime 1x ./gweinit/supervisord

@@ -255,7 +255,7 @@ type machine struct {
 // boot starts a machine with the card. It ends with the test.
 func (c *card) boot(t *testing.T, change ...func(*qemu.Options)) *machine {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	o := qemu.Options{
 		Board: c.board, Image: c.path, Scratch: t.TempDir(),
 		UBoot: filepath.Join(c.out, c.Board, image.UBootFile),
@@ -272,10 +272,15 @@ func (c *card) boot(t *testing.T, change ...func(*qemu.Options)) *machine {
 	return &machine{m, t, ctx}
 }
 
+// patience is how long something that is expected may take.
+const patience = 6 * time.Minute
+
 // sees waits for the console to print what matches, and returns the groups.
 func (m *machine) sees(expr string) []string {
 	m.t.Helper()
-	seen, err := m.Expect(m.ctx, expr)
+	ctx, cancel := context.WithTimeout(m.ctx, patience)
+	defer cancel()
+	seen, err := m.Expect(ctx, expr)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -317,7 +322,7 @@ func (m *machine) poweredOff() {
 	m.t.Helper()
 	select {
 	case <-m.Ended():
-	case <-m.ctx.Done():
+	case <-time.After(patience):
 		m.t.Fatalf("the machine is not off; its console ends:\n%s", m.Tail(30))
 	}
 }

@@ -46,11 +46,18 @@ func (s *system) methods() map[string]control.Method {
 			Params: []control.Param{control.Text("id"), control.Text("version")},
 			Run: func(_ context.Context, args []any) (any, error) {
 				target, err := s.firmware.Begin(args[0].(string), args[1].(string))
+				if err == nil {
+					s.announce("firmware %s is being written to slot %s", args[1], target)
+				}
 				return string(target), err
 			},
 		},
 		"gweinit.activate": s.order("The slot is written and verified: the next boot is its trial, for so many seconds. In the window (HH:MM-HH:MM, or empty) it may be tried again.", func(args []any) error {
-			return s.firmware.Activate(args[0].(string), time.Duration(args[1].(int))*time.Second, args[2].(string), s.running())
+			if err := s.firmware.Activate(args[0].(string), time.Duration(args[1].(int))*time.Second, args[2].(string), s.running()); err != nil {
+				return err
+			}
+			s.announce("it is written and verified; the next boot is its trial")
+			return nil
 		}, control.Text("id"), control.Param{Name: "limit", Type: control.Int}, control.Text("window")),
 		"gweinit.confirm": s.order("The firmware on trial is good.", func([]any) error { return s.confirm() }),
 		"gweinit.rollback": s.order("Go back to the firmware in the other slot, and reboot. If that one is on trial, it is not tried.", func([]any) error {

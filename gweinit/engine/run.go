@@ -92,6 +92,10 @@ func assemble(root string, installers []command.Installer, log io.Writer) *assem
 		Told: func(line string) {
 			b.progress.Store(&line)
 			kick()
+			b.log.Info(line)
+			if gateway.Here(root) {
+				printConsole(line)
+			}
 		},
 		Changed: kick,
 	}
@@ -289,6 +293,16 @@ func serveWith(root string, once bool, installers []command.Installer, out, errs
 		b.log.Error("note the end", "err", err)
 	}
 	return 0
+}
+
+// printConsole tells who looks on, if the console takes it at once.
+func printConsole(line string) {
+	f, err := os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	f.WriteString(line + "\r\n")
 }
 
 func exists(path string) bool {

@@ -163,6 +163,7 @@ func (b *bundle) addReports() {
 func (b *bundle) addCalls() {
 	for _, c := range []struct{ method, name string }{
 		{"gweinit.status", "state/gweinit.status.json"},
+		{"gweinit.firmware", "state/gweinit.firmware.json"},
 		{"supervisor.getAllProcessInfo", "state/programs.json"},
 		{"supervisor.getState", "state/supervisor.json"},
 	} {
