@@ -26,7 +26,7 @@ import (
 const bundleUsage = `Makes of the built image what gateways update themselves with:
 BOARD.vVERSION.fw in the output folder. Only gateways that trust the key take it:
 their image was built with the same one. Without -key it is the development key,
-which everyone has.
+which everyone has. An image that does not trust the key is refused.
 
 With -inspect it shows what a bundle is and checks all of it. Exit status 1 if
 anything is not right, a signature that is not trusted as well.
@@ -196,6 +196,13 @@ func (j bundleJob) run(ctx context.Context) (bundleReport, error) {
 	if j.release && development {
 		return none, errors.New("everyone has the development key: a release is signed with a key of your own, which make key=FILE key makes")
 	}
+	keys, err := bundle.ParseKeys(pub)
+	if err != nil {
+		return none, err
+	}
+	if err := j.isTrusted(keys, m); err != nil {
+		return none, err
+	}
 	img, err := os.Open(filepath.Join(j.out, m.Image.Name))
 	if err != nil {
 		return none, buildFirst(err, j.board)
@@ -208,11 +215,29 @@ func (j bundleJob) run(ctx context.Context) (bundleReport, error) {
 	if err != nil {
 		return none, err
 	}
-	keys, err := bundle.ParseKeys(pub)
-	if err != nil {
-		return none, err
-	}
 	return j.write(ctx, bundle.Manifest{Board: j.board, Version: m.Version, Minimum: j.minimum}, sign, keys, parts)
+}
+
+// isTrusted makes sure that who has updated to the image takes the next firmware of
+// the same key as well.
+func (j bundleJob) isTrusted(key bundle.Keys, m *image.Manifest) error {
+	id := key.IDs()[0]
+	if slices.Contains(m.Keys, id) {
+		return nil
+	}
+	trusted := "no key"
+	if len(m.Keys) > 0 {
+		trusted = "key " + strings.Join(m.Keys, ", ")
+	}
+	build := "make board=" + j.board
+	if j.key != "" {
+		build += " key=" + j.key
+	}
+	if m.Release {
+		build += " release=1"
+	}
+	return fmt.Errorf("%s trusts %s, and this is key %s, of which gateways would take nothing any more after the update: build the image with the same key: %s image",
+		filepath.Join(j.out, m.Image.Name), trusted, id, build)
 }
 
 // isImage makes sure that what is read is what BOARD.json is about: neither has

@@ -17,12 +17,21 @@ import (
 	"github.com/exosite/gwe/builder/disk"
 	"github.com/exosite/gwe/builder/image"
 	"github.com/exosite/gwe/builder/signing"
+	"github.com/exosite/gwe/gweinit/bundle"
 )
 
 // builtSlot makes the image of the board "shell" one with this in slot a, as a
-// build would.
-func builtSlot(t *testing.T, kernel, root string, release bool) {
+// build would; it trusts the key of a file, the development key for "".
+func builtSlot(t *testing.T, kernel, root string, release bool, key string) {
 	t.Helper()
+	pub, _, err := signing.Public(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := bundle.ParseKeys(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
 	img := make([]byte, 3<<20)
 	copy(img[1<<20:], kernel)
 	copy(img[2<<20:], root)
@@ -34,7 +43,7 @@ func builtSlot(t *testing.T, kernel, root string, release bool) {
 			{Name: "kernel_a", Offset: 1 << 20, Size: 1 << 20, SHA256: sum}, {Name: "kernel_b", SHA256: sum},
 			{Name: "rootfs_a", Offset: 2 << 20, Size: 1 << 20, SHA256: sum}, {Name: "rootfs_b", SHA256: sum},
 		},
-		Slot: image.SlotSize{BootImage: int64(len(kernel)), Root: int64(len(root))},
+		Slot: image.SlotSize{BootImage: int64(len(kernel)), Root: int64(len(root))}, Keys: keys.IDs(),
 	}
 	var manifest bytes.Buffer
 	if err := m.Encode(&manifest); err != nil {
@@ -73,7 +82,7 @@ func outFiles(t *testing.T) string {
 
 func TestBundle(t *testing.T) {
 	project(t, "")
-	builtSlot(t, "the boot image", "the root", false)
+	builtSlot(t, "the boot image", "the root", false, "")
 	const file = "out/shell.v1.2.0.fw"
 	if got, want := succeed(t, "bundle", "-board", "shell", "-minimum", "1.0"), `file      out/shell.v1.2.0.fw
 board     shell
@@ -111,7 +120,7 @@ rootfs    0.0 MB, 0.0 MB compressed, 1 chunks
 	if _, err := signing.Create("acme.key", nil); err != nil {
 		t.Fatal(err)
 	}
-	builtSlot(t, "the boot image", "the root", true)
+	builtSlot(t, "the boot image", "the root", true, "acme.key")
 	succeed(t, "bundle", "-board", "shell", "-release", "-key", "acme.key")
 	succeed(t, "bundle", "-inspect", file, "-trust", "acme.key.pub")
 	succeed(t, "bundle", "-inspect", file, "-trust", "acme.key")
@@ -131,6 +140,7 @@ rootfs    0.0 MB, 0.0 MB compressed, 1 chunks
 
 func TestBundleRefuses(t *testing.T) {
 	project(t, "")
+	var both []byte
 	for _, name := range []string{"acme.key", "dev.key"} {
 		if _, err := signing.Create(name, nil); err != nil {
 			t.Fatal(err)
@@ -162,7 +172,7 @@ func TestBundleRefuses(t *testing.T) {
 	}
 	good := func() []byte {
 		t.Helper()
-		builtSlot(t, "kernel", "root", false)
+		builtSlot(t, "kernel", "root", false, "")
 		succeed(t, "bundle", "-board", "shell")
 		data, err := os.ReadFile("out/shell.v1.2.0.fw")
 		if err != nil {
@@ -171,6 +181,18 @@ func TestBundleRefuses(t *testing.T) {
 		remove("out/shell.v1.2.0.fw")()
 		return data
 	}()
+	// Beside both.key there is acme.key's public half too; it signs with its own.
+	if _, err := signing.Create("both.key", nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"both.key.pub", "acme.key.pub"} {
+		pub, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, pub...)
+	}
+	write("both.key.pub", both)
 	write("long.fw", append(bytes.Clone(good), 0))
 	write("short.fw", good[:len(good)-1])
 	bad := bytes.Clone(good)
@@ -187,14 +209,18 @@ func TestBundleRefuses(t *testing.T) {
 		{"-board shell", false, remove("out/shell.json"), "shell.json: no such file or directory: build it first: make board=shell image"},
 		{"-board shell", false, remove("out/shell.img"), "shell.img: no such file or directory: build it first: make board=shell image"},
 		{"-board shell", false, stale, "out/shell.img is not the image that out/shell.json is about: its SHA-256 is "},
-		{"-board shell", false, func() { builtSlot(t, "kernel", "", false) }, "shell.json says nothing of partition rootfs_a and how much of it is used: build the image again"},
-		{"-board shell", false, func() { builtSlot(t, strings.Repeat("x", 1<<20+1), "root", false) }, "shell.json says nothing of partition kernel_a"},
+		{"-board shell", false, func() { builtSlot(t, "kernel", "", false, "") }, "shell.json says nothing of partition rootfs_a and how much of it is used: build the image again"},
+		{"-board shell", false, func() { builtSlot(t, strings.Repeat("x", 1<<20+1), "root", false, "") }, "shell.json says nothing of partition kernel_a"},
 		{"-board shell -minimum v1", false, nil, `-minimum: version "v1": want a digit first`},
 		{"-board shell -minimum 1.3", false, nil, "minimum 1.3 is newer than version 1.2.0 itself"},
 		{"-board shell -release -key acme.key", false, nil, "out/shell.img is not of a release: make board=shell release=1 image"},
 		{"-board shell -release", true, nil, "everyone has the development key: a release is signed with a key of your own"},
 		{"-board shell -key none", false, nil, "signing key: open none: no such file or directory"},
 		{"-board shell -key acme.key.pub", false, nil, "acme.key.pub is a public key, which can be trusted only"},
+		{"-board shell -key acme.key", false, nil, "out/shell.img trusts key 13B34B1824B3D4F1, and this is key "},
+		{"-board shell -key acme.key", true, nil, "build the image with the same key: make board=shell key=acme.key release=1 image"},
+		{"-board shell", false, func() { builtSlot(t, "kernel", "root", false, "acme.key") }, "and this is key 13B34B1824B3D4F1, of which gateways would take nothing any more"},
+		{"-board shell -key both.key", false, func() { builtSlot(t, "kernel", "root", false, "acme.key") }, "out/shell.img trusts key "},
 		{"-board shell -trust acme.key.pub", false, nil, "-trust is for -inspect"},
 		{"-board shell -inspect long.fw", false, nil, "-inspect is about a bundle that is there"},
 		{"-inspect none.fw", false, nil, "none.fw: open none.fw: no such file or directory"},
@@ -206,7 +232,7 @@ func TestBundleRefuses(t *testing.T) {
 		{"-inspect bad.fw -trust acme2.pub", false, nil, "signature not trusted: "},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
-			builtSlot(t, "kernel", "root", tt.release)
+			builtSlot(t, "kernel", "root", tt.release, "")
 			if tt.before != nil {
 				tt.before()
 			}
@@ -221,10 +247,43 @@ func TestBundleRefuses(t *testing.T) {
 	}
 }
 
+// A firmware that trusts the next key too is signed with the old one, and is one to
+// sign with the next one after.
+func TestBundleRotation(t *testing.T) {
+	project(t, "")
+	var both []byte
+	for _, name := range []string{"old.key", "new.key"} {
+		if _, err := signing.Create(name, nil); err != nil {
+			t.Fatal(err)
+		}
+		pub, err := os.ReadFile(name + ".pub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, pub...)
+	}
+	if err := os.WriteFile("both.pub", both, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	builtSlot(t, "kernel", "root", true, "both.pub")
+	for _, key := range []string{"old.key", "new.key"} {
+		succeed(t, "bundle", "-board", "shell", "-release", "-key", key)
+		succeed(t, "bundle", "-inspect", "out/shell.v1.2.0.fw", "-trust", key)
+	}
+}
+
+// What BOARD.json of an older builder does not say is not signed.
+func TestBundleWithoutKeys(t *testing.T) {
+	err := bundleJob{board: "shell", out: "out"}.isTrusted(bundle.Keys{{}}, &image.Manifest{Image: image.File{Name: "shell.img"}})
+	if err == nil || !strings.Contains(err.Error(), "out/shell.img trusts no key, and this is key ") || !strings.HasSuffix(err.Error(), ": make board=shell image") {
+		t.Error(err)
+	}
+}
+
 // An interrupt leaves the bundle of before.
 func TestBundleInterrupted(t *testing.T) {
 	project(t, "")
-	builtSlot(t, "kernel", "root", false)
+	builtSlot(t, "kernel", "root", false, "")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := bundleCommand(ctx, flag.NewFlagSet("bundle", flag.ContinueOnError), []string{"-board", "shell"})
@@ -260,5 +319,25 @@ func TestKey(t *testing.T) {
 	}
 	if left, _ := filepath.Glob("*"); len(left) != 2 {
 		t.Errorf("there are %v", left)
+	}
+	// make clean takes what is in out/, whatever it is called.
+	if err := errors.Join(os.MkdirAll("out/keys", 0o755), os.Mkdir("outer", 0o755), os.Symlink("out", "elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"out/a.key", "./out/../out/keys/a.key", "elsewhere/keys/a.key", filepath.Join(here, "out/a.key"), "outer/../out/a.key", "out/none/a.key"} {
+		status, _, stderr := builder(t, "key", "-out", file)
+		if status != 1 || !strings.Contains(stderr, file+" is in out/, which make clean deletes: keep it outside of out/") {
+			t.Errorf("%s: status %d, %s", file, status, stderr)
+		}
+	}
+	for _, file := range []string{"outer/a.key", "out.key", "out/../b.key"} {
+		succeed(t, "key", "-out", file)
+	}
+	if left, _ := filepath.Glob("out/*"); len(left) != 1 {
+		t.Errorf("in out/ there are %v", left)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/term"
 
@@ -15,7 +16,7 @@ import (
 
 const keyUsage = `Makes a key pair of minisign that signs firmware: FILE, the secret one, and
 FILE.pub. On a terminal it asks for a password; without one everyone who can read
-the file can sign.
+the file can sign. It has to be outside of out/, which make clean deletes.
 
   builder key -out acme.key
 `
@@ -27,6 +28,9 @@ func keyCommand(_ context.Context, flags *flag.FlagSet, args []string) error {
 	}
 	if *out == "" {
 		return errors.New("which file? Say -out FILE, or make key=FILE key; and keep it outside of the project's folder")
+	}
+	if inOutput(*out) {
+		return fmt.Errorf("%s is in out/, which make clean deletes: keep it outside of out/, best outside of the project's folder", *out)
 	}
 	password, err := newPassword()
 	if err != nil {
@@ -49,6 +53,21 @@ func keyCommand(_ context.Context, flags *flag.FlagSet, args []string) error {
 		fmt.Printf("  It has no password.\n")
 	}
 	return nil
+}
+
+// inOutput says whether a file would be in the folder that make clean deletes.
+func inOutput(file string) bool {
+	real := func(dir string) string {
+		if abs, err := filepath.Abs(dir); err == nil {
+			dir = abs
+		}
+		if target, err := filepath.EvalSymlinks(dir); err == nil { // else it is not there
+			dir = target
+		}
+		return dir
+	}
+	below, err := filepath.Rel(real("out"), filepath.Join(real(filepath.Dir(file)), filepath.Base(file)))
+	return err == nil && filepath.IsLocal(below)
 }
 
 // newPassword asks on a terminal for a new password; elsewhere there is none.

@@ -40,6 +40,7 @@ const (
 	propBootImage     = "gwe:slot:boot-image"
 	propBuiltUsing    = "gwe:built-using"
 	propGUID          = "gwe:guid"
+	propKey           = "gwe:slot:key"
 	propKernel        = "gwe:kernel"
 	propKernelPackage = "gwe:kernel-package"
 	propOffset        = "gwe:offset"
@@ -126,6 +127,9 @@ func (m *Manifest) bom() *cyclonedx.BOM {
 
 	props := properties(propArch, m.Arch, propSuite, m.Suite, propKernel, m.Kernel, propKernelPackage, m.KernelPackage,
 		propRelease, strconv.FormatBool(m.Release), propBootImage, itoa(m.Slot.BootImage), propRoot, itoa(m.Slot.Root), propRootHash, m.RootHash)
+	for _, id := range m.Keys {
+		props = append(props, properties(propKey, id)...)
+	}
 	for _, o := range m.Overlays {
 		props = append(props, properties(propOverlay, o)...)
 	}
@@ -265,6 +269,7 @@ func Decode(r io.Reader) (*Manifest, error) {
 		d.fail(fmt.Errorf("property %s: %w", propRelease, err))
 	}
 	m.Slot, m.RootHash = SlotSize{d.number(propBootImage), d.number(propRoot)}, d.text(propRootHash)
+	m.Keys = d.props[propKey]
 	missing := []string{ubootRef, goRef, imageRef, compressedRef}
 	for _, c := range elements(bom.Components) {
 		d.enter(&c)

@@ -40,6 +40,7 @@ func sample() *Manifest {
 		Partitions: []disk.Partition{{Name: "boot", Offset: 1 << 20, Size: 8 << 20, GUID: "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", SHA256: hash("9")}},
 		Slot:       SlotSize{BootImage: 9, Root: 4096},
 		RootHash:   hash("c"),
+		Keys:       []string{"13B34B1824B3D4F1", "C0FFEE"},
 		Image:      File{"qemu-mipsel.img", 128 << 20, hash("a")},
 		Compressed: File{"qemu-mipsel.img.zst", 17 << 20, hash("b")},
 	}

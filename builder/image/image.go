@@ -62,6 +62,8 @@ type build struct {
 	tools    map[string]string // version of what the stages run, by host package
 	// libraries are the versions of the modules in the builder.
 	libraries string
+	// provision is provision.yaml of the boot partition, as it was checked.
+	provision []byte
 
 	kernelPackage string
 	kernel        kernelFiles
@@ -137,9 +139,16 @@ func (b *build) load(ctx context.Context) error {
 		}
 		b.overlays = append(b.overlays, o)
 	}
-	if _, err := provisioning(b.Provision); err != nil { // before the work of minutes
+	text, err := provisioning(b.Provision)
+	if err != nil { // before the work of minutes
 		return err
 	}
+	if b.Release {
+		if err := checkProvisionKeys(text); err != nil {
+			return fmt.Errorf("release: %s: %w", b.Provision, err)
+		}
+	}
+	b.provision = text
 	if err := b.loadLock(); err != nil {
 		return err
 	}
@@ -280,11 +289,7 @@ func (b *build) bootFiles(ctx context.Context) (map[string]string, error) {
 	err := errors.Join(
 		add("boot.scr", func(path string) error { return uboot.WriteScript(ctx, b.board, b.time, path) }),
 		add(disk.ProvisionFile, func(path string) error {
-			text, err := provisioning(b.Provision)
-			if err != nil {
-				return err
-			}
-			return os.WriteFile(path, text, 0o600)
+			return os.WriteFile(path, b.provision, 0o600)
 		}),
 	)
 	fw := b.board.Firmware

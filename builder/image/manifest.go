@@ -29,7 +29,8 @@ type Manifest struct {
 	Tools         map[string]string // versions of the host packages that made it
 	Partitions    []disk.Partition
 	Slot          SlotSize
-	RootHash      string // by which dm-verity checks the root
+	RootHash      string   // by which dm-verity checks the root
+	Keys          []string // IDs of those whose firmware it takes
 	Image         File
 	Compressed    File
 }

@@ -335,10 +335,8 @@ func (b *build) makeRoot(ctx context.Context) error {
 	if err := checkNetwork(t); err != nil {
 		return err
 	}
-	if len(b.Trust) > 0 {
-		if err := t.File("etc/gweinit/keys/firmware.pub", 0o644, b.Trust, "the builder"); err != nil {
-			return err
-		}
+	if err := b.addKeys(t); err != nil {
+		return err
 	}
 	return b.squash(ctx, t)
 }

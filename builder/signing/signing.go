@@ -46,11 +46,11 @@ func Public(keyFile string) (pub []byte, development bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("public key: %s: %w", publicFile(keyFile), err)
 	}
-	return pub, hasDevelopment(keys), nil
+	return pub, HasDevelopment(keys), nil
 }
 
-// Load returns what signs with a key, with the development key for "", and the
-// public half. It asks for the password if the key has one.
+// Load returns what signs with a key, with the development key for "", and its
+// public half, that one alone. It asks for the password if the key has one.
 func Load(keyFile string, password func() ([]byte, error)) (sign func(manifest []byte) ([]byte, error), pub []byte, development bool, err error) {
 	text := developmentKey
 	if keyFile != "" {
@@ -66,22 +66,20 @@ func Load(keyFile string, password func() ([]byte, error)) (sign func(manifest [
 		return nil, nil, false, fmt.Errorf("signing key %s: %w", keyFile, err)
 	}
 	own := key.Public().(minisign.PublicKey)
-	pub, development, err = Public(keyFile)
+	trusted, _, err := Public(keyFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // the secret half has it all
-		pub, err = encodePublic(own), nil
-		development = hasDevelopment(bundle.Keys{own})
 	case err != nil:
 		return nil, nil, false, err
 	default:
 		// Images are built with KEY.pub. This bundle would be for none of them.
-		keys, _ := bundle.ParseKeys(pub)
+		keys, _ := bundle.ParseKeys(trusted)
 		if !has(keys, own) {
 			return nil, nil, false, fmt.Errorf("%s is not the public half of %s: images that trust the one take no firmware signed with the other", publicFile(keyFile), keyFile)
 		}
-		development = hasDevelopment(bundle.Keys{own})
 	}
-	return func(manifest []byte) ([]byte, error) { return bundle.Sign(key, manifest) }, pub, development, nil
+	sign = func(manifest []byte) ([]byte, error) { return bundle.Sign(key, manifest) }
+	return sign, encodePublic(own), HasDevelopment(bundle.Keys{own}), nil
 }
 
 // decode reads a secret key.
@@ -159,7 +157,8 @@ func has(keys bundle.Keys, key minisign.PublicKey) bool {
 	return slices.ContainsFunc(keys, func(k minisign.PublicKey) bool { return k.Equal(key) })
 }
 
-func hasDevelopment(keys bundle.Keys) bool {
+// HasDevelopment says whether the development key is among them.
+func HasDevelopment(keys bundle.Keys) bool {
 	development, _ := bundle.ParseKeys(developmentPub)
 	return slices.ContainsFunc(keys, func(k minisign.PublicKey) bool { return has(development, k) })
 }

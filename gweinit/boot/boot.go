@@ -88,7 +88,7 @@ type system struct {
 	firmware   *update.Keeper
 	lastWords  string       // of the boot before, if that may have been a trial's
 	checkedIn  atomic.Bool  // since this boot
-	rootRead   atomic.Bool  // all of it was, and none of it is damaged
+	rootRead   atomic.Bool  // to its end, or an error
 	rootDamage atomic.Value // string: the root is damaged, and the other slot no better
 	incomplete atomic.Bool  // a mistake in the configuration may have left out programs
 
@@ -113,7 +113,7 @@ type system struct {
 	watchdog watchdog
 	tick     <-chan time.Time // when the main loop has to pet it
 	signals  chan os.Signal   // that ask for a reboot, a halt or a poweroff
-	down     bool             // on the way there
+	down     atomic.Bool      // on the way there
 }
 
 // Main runs PID 1. It returns, with an exit status, only when it is not PID 1.
@@ -151,8 +151,7 @@ func Main([]string) int {
 // heed does what a signal asks for: it does not return then. On the way down
 // another one changes nothing.
 func (s *system) heed(sig os.Signal) {
-	if command, ok := rebootCommand(sig); ok && !s.down {
-		s.down = true
+	if command, ok := rebootCommand(sig); ok && !s.down.Swap(true) {
 		s.shutdown(command)
 	}
 }

@@ -45,7 +45,7 @@ func (s *system) methods() map[string]control.Method {
 			Help: "The other slot is about to be written, with the firmware of this version, for the command of this ID. The result is the slot.", Result: control.String,
 			Params: []control.Param{control.Text("id"), control.Text("version")},
 			Run: func(_ context.Context, args []any) (any, error) {
-				target, err := s.firmware.Begin(args[0].(string), args[1].(string))
+				target, err := s.firmware.Begin(args[0].(string), args[1].(string), s.running())
 				if err == nil {
 					s.announce("firmware %s is being written to slot %s", args[1], target)
 				}

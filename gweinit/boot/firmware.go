@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,8 +27,16 @@ const (
 	hopelessFor = 10 * time.Second
 	// lastWords are the lines of the log that tell how a trial ended.
 	lastWords = 40
-	// rootPause is between two reads of the root, so that they delay nobody.
+	// rootPause is between two reads of the root, so that they delay nobody, and
+	// rootAgain before one that failed is tried again, rootTries times in all: a bus
+	// may have an error, too.
 	rootPause = 10 * time.Millisecond
+	rootAgain = 2 * time.Second
+	rootTries = 4
+	// lastSteps is how long the steps may take that come before a slot is left.
+	lastSteps = 20 * time.Second
+	// arriveLimit is for the boot state on a disk that hangs.
+	arriveLimit = 10 * time.Minute
 )
 
 func newKeeper() *update.Keeper {
@@ -48,32 +57,37 @@ func readLastWords(s *system) error {
 	return err
 }
 
-// tailOfLog returns the last lines of kernel and PID 1.
+// tailOfLog returns the last lines of kernel and PID 1 in a log, and in the older
+// one beside it.
 func tailOfLog(path string) (string, error) {
 	const most = 64 << 10
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
+	var lines []string
+	for _, file := range []string{path + ".1", path} {
+		text, err := readEnd(file, most)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, " kernel: ") || strings.Contains(line, " gweinit: ") {
+				lines = append(lines, line)
+			}
+		}
 	}
+	return strings.Join(lines[max(0, len(lines)-lastWords):], ""), nil
+}
+
+// readEnd returns the last bytes of a file.
+func readEnd(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer f.Close()
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	text, err := io.ReadAll(io.NewSectionReader(f, max(0, end-most), most))
-	if err != nil {
-		return "", err
-	}
-	var lines []string
-	for line := range strings.Lines(string(text)) {
-		if strings.Contains(line, " kernel: ") || strings.Contains(line, " gweinit: ") {
-			lines = append(lines, line)
-		}
-	}
-	return strings.Join(lines[max(0, len(lines)-lastWords):], ""), nil
+	return io.ReadAll(io.NewSectionReader(f, max(0, end-most), most))
 }
 
 // arrive tells the boot state that this slot has come up, and ends what a trial has
@@ -116,6 +130,21 @@ func (s *system) leave(why string) {
 	}
 }
 
+// within runs a step until its limit. One that hangs in the kernel stays behind.
+func (s *system) within(limit time.Duration, run func(*system) error) error {
+	done := make(chan error, 1)
+	go func() { done <- s.try(run) }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(limit):
+		return fmt.Errorf("%w: not done after %v", errHangs, limit)
+	}
+}
+
+// errHangs is when a step has not come to its end.
+var errHangs = errors.New("it hangs")
+
 // announce tells the console and the log.
 func (s *system) announce(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
@@ -128,25 +157,30 @@ func (s *system) announce(format string, args ...any) {
 // watchFirmware looks after what runs now: it reads the root once, judges a
 // trial, and tries once more what is postponed.
 func watchFirmware(s *system) error {
-	if s.firmware.State() == nil && s.slot.Valid() { // the disk did not answer: a trial has to be judged some time
-		go s.guard("arrive", func(s *system) error {
-			for time.Sleep(time.Minute); arrive(s) != nil; {
-				time.Sleep(time.Minute)
+	go s.guard("look after the firmware", func(s *system) error {
+		// Not at ready, if the disk has made trouble.
+		for !s.firmware.Arrived() && s.slot.Valid() {
+			time.Sleep(time.Minute)
+			err := s.within(arriveLimit, arrive)
+			if errors.Is(err, errHangs) {
+				s.leave("the disk hangs")
+				return err
 			}
-			return watchFirmware(s)
-		})
-		return nil
-	}
-	if u := s.firmware.Record().Update; u != nil {
-		switch {
-		case s.firmware.OnTrial():
-			s.announce("firmware %s in slot %s is on trial, boot %d of %d", s.version, s.slot, len(u.Boots), slot.TrialTries)
-			go s.guard("judge the trial", (*system).judge)
-		case u.State == update.Postponed:
-			go s.guard("try the firmware again", (*system).retry)
+			if err != nil {
+				logError("arrive: %v", err)
+			}
 		}
-	}
-	go s.guard("read the root", (*system).readRoot)
+		if u := s.firmware.Record().Update; u != nil {
+			switch {
+			case s.firmware.OnTrial():
+				s.announce("firmware %s in slot %s is on trial, boot %d of %d", s.version, s.slot, len(u.Boots), slot.TrialTries)
+				go s.guard("judge the trial", (*system).judge)
+			case u.State == update.Postponed:
+				go s.guard("try the firmware again", (*system).retry)
+			}
+		}
+		return s.readRoot()
+	})
 	return nil
 }
 
@@ -159,7 +193,7 @@ func (s *system) guard(name string, run func(*system) error) {
 // readRoot reads the whole root, which dm-verity checks.
 func (s *system) readRoot() error {
 	defer s.rootRead.Store(true)
-	err := readAll("/dev/dm-0", rootPause)
+	err := readAll("/dev/dm-0", rootPause, rootAgain)
 	if !errors.Is(err, unix.EIO) {
 		return err
 	}
@@ -176,26 +210,33 @@ func (s *system) readRoot() error {
 	return nil
 }
 
-// readAll reads a device, and keeps nothing of it in memory.
-func readAll(path string, pause time.Duration) error {
+// readAll reads a device, with pauses, and keeps nothing of it in memory. What cannot
+// be read is tried again.
+func readAll(path string, pause, again time.Duration) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	buf := make([]byte, 128<<10)
-	for off := int64(0); ; time.Sleep(pause) {
-		n, err := f.Read(buf)
-		if n > 0 {
-			unix.Fadvise(int(f.Fd()), off, int64(n), unix.FADV_DONTNEED)
-			off += int64(n)
+	tries := 0
+	for off := int64(0); ; {
+		n, err := f.ReadAt(buf, off)
+		unix.Fadvise(int(f.Fd()), off, int64(len(buf)), unix.FADV_DONTNEED)
+		if off += int64(n); n > 0 {
+			tries = 0
 		}
 		if err == io.EOF {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("%w, at byte %d", err, off)
+		if err == nil {
+			time.Sleep(pause)
+			continue
 		}
+		if tries++; tries == rootTries {
+			return fmt.Errorf("%w, at byte %d, %d times", err, off, tries)
+		}
+		time.Sleep(again)
 	}
 }
 
@@ -216,17 +257,22 @@ func (s *system) judge() error {
 		u.Limit = int(limit.Seconds())
 	}
 	t := &trial{Update: u, end: time.Now().Add(limit)}
-	for ; s.firmware.OnTrial(); time.Sleep(time.Second) {
+	// Whatever hangs below, and if it is the disk.
+	late := time.AfterFunc(2*limit+2*lastSteps, func() { s.leave("the trial has no end") })
+	defer late.Stop()
+	said := ""
+	for ; s.firmware.OnTrial() && !s.down.Load(); time.Sleep(time.Second) {
 		var over bool
-		err := s.try(func(s *system) (err error) { over, err = s.look(t); return err })
-		if over {
-			return err
+		err := s.within(limit, func(s *system) (err error) { over, err = s.look(t); return err })
+		if err == nil && over {
+			return nil
 		}
-		if err != nil {
-			logError("judge the trial: %v", err)
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			logError("judge the trial: %s", said)
 		}
 		if time.Now().After(t.end.Add(limit)) { // it should have been over long ago
-			return s.endTrial(update.Hang, fmt.Sprintf("it cannot be judged: %v", err))
+			return s.endTrial(update.Hang, cmp.Or(said, "its root cannot be read"))
 		}
 	}
 	return nil // somebody has confirmed it
@@ -237,6 +283,8 @@ func (s *system) look(t *trial) (over bool, err error) {
 	waiting, lost := update.Health(t.Programs, s.programsNow(), s.incomplete.Load())
 	limit := time.Duration(t.Limit) * time.Second
 	switch {
+	case s.down.Load(): // programs are being stopped
+		return false, nil
 	case t.healthy.lasts(len(waiting) == 0, healthyFor) && s.checkedIn.Load() && s.rootRead.Load():
 		if err := s.confirm(); err != nil {
 			return false, err
@@ -275,16 +323,33 @@ func (s *system) confirm() error {
 	return nil
 }
 
-// endTrial goes back to the confirmed firmware. If that cannot be written the
-// reboot comes nevertheless: U-Boot counts the boots of a trial.
+// endTrial goes back to the confirmed firmware. If that cannot be written, or hangs,
+// the reboot comes nevertheless: U-Boot counts the boots of a trial.
 func (s *system) endTrial(cause update.Cause, reason string) error {
-	log, err := tailOfLog(messages)
-	became, failed := s.firmware.Fail(cause, reason, log)
-	if failed == nil {
-		reason = fmt.Sprintf("firmware %s in slot %s is %s: %s", s.version, s.slot, became, reason)
+	why := fmt.Sprintf("firmware %s in slot %s is no good: %s", s.version, s.slot, reason)
+	logs := make(chan string, 1)
+	noLog := s.within(lastSteps, func(*system) error {
+		log, err := tailOfLog(messages)
+		logs <- log
+		return err
+	})
+	log := ""
+	select {
+	case log = <-logs:
+	default:
 	}
-	s.leave(reason)
-	return errors.Join(err, failed)
+	err := s.within(lastSteps, func(s *system) error {
+		became, err := s.firmware.Fail(cause, reason, log)
+		if err == nil {
+			s.announce("firmware %s in slot %s is %s: %s", s.version, s.slot, became, reason)
+		}
+		return err
+	})
+	if errors.Is(err, update.ErrNoTrial) { // somebody was faster
+		return err
+	}
+	s.leave(why)
+	return errors.Join(noLog, err)
 }
 
 // retry tries a firmware again that only had not checked in, now that the other one
@@ -301,8 +366,17 @@ func (s *system) retry() error {
 	for err == nil && !window.Contains(time.Now().In(s.zone)) {
 		time.Sleep(time.Minute)
 	}
-	if err := s.firmware.Retry(s.running()); err != nil {
-		return err
+	for {
+		now := s.firmware.Record().Update
+		if now == nil || now.ID != u.ID || now.State.Done() { // somebody has changed his mind
+			return nil
+		}
+		err := s.firmware.Retry(s.running())
+		if err == nil {
+			break
+		}
+		logError("%v", err)
+		time.Sleep(time.Minute)
 	}
 	s.leave(fmt.Sprintf("trying firmware %s in slot %s again", u.Version, u.Slot))
 	return nil
@@ -324,11 +398,12 @@ func (s *system) programsNow() []update.Program {
 	return list
 }
 
-// running are the programs that an update must not break.
+// running are the programs that an update must not break: those that are started at
+// each boot, and stay up.
 func (s *system) running() []string {
 	names := []string{}
 	for _, p := range s.supervisor.Processes() {
-		if p.State == supervisor.Running {
+		if p.State == supervisor.Running && p.Lasting && p.Up >= healthyFor {
 			names = append(names, p.Name)
 		}
 	}

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/exosite/gwe/gweinit/powercut"
 	"github.com/exosite/gwe/gweinit/slot"
 	"github.com/exosite/gwe/gweinit/update"
 )
@@ -40,13 +42,13 @@ func TestReadAll(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 300<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := readAll(path, 0); err != nil {
+	if err := readAll(path, 0, 0); err != nil {
 		t.Error(err)
 	}
-	if err := readAll(path+"x", 0); !os.IsNotExist(err) {
+	if err := readAll(path+"x", 0, 0); !os.IsNotExist(err) {
 		t.Errorf("got %v", err)
 	}
-	if err := readAll(filepath.Dir(path), 0); err == nil || !strings.Contains(err.Error(), "at byte 0") {
+	if err := readAll(filepath.Dir(path), 0, 0); err == nil || !strings.Contains(err.Error(), "at byte 0, 4 times") {
 		t.Errorf("a folder: %v", err)
 	}
 }
@@ -88,5 +90,115 @@ func TestOutcome(t *testing.T) {
 	u := &update.Update{Version: "1.2.0", Slot: slot.B, State: update.Rejected, Reason: "pump is FATAL"}
 	if got, want := outcome(u), "firmware 1.2.0 in slot b: rejected: pump is FATAL"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// disk is the partition ubenv, whose open and sync may be others'.
+type disk struct {
+	*powercut.Disk
+	sync func() error
+}
+
+func (disk) Close() error { return nil }
+
+func (d disk) Sync() error {
+	if d.sync != nil {
+		return d.sync()
+	}
+	return d.Disk.Sync()
+}
+
+// onTrial is a system whose slot b is on trial, for a minute.
+func onTrial(t *testing.T, d *powercut.Disk, programs ...string) *system {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func() (update.Device, error) { return disk{d, nil}, nil }
+	store := slot.NewStore(d)
+	must(store.Save(slot.Fresh(slot.A, slot.Empty)))
+	a := &update.Keeper{Open: open, Running: slot.A, Version: "1.0"}
+	_, err := a.Arrive("")
+	must(err)
+	_, err = a.Begin("7-ab", "2.0", nil)
+	must(err)
+	must(a.Activate("7-ab", time.Minute, "", programs))
+	st, err := store.Load()
+	must(err)
+	_, _, st = st.Next()
+	must(store.Save(st))
+	s := &system{
+		firmware: &update.Keeper{Open: open, Running: slot.B, Version: "2.0"},
+		slot:     slot.B, version: "2.0", signals: make(chan os.Signal, 8), zone: time.UTC,
+	}
+	must(s.firmware.Booted(false))
+	must(arrive(s))
+	return s
+}
+
+func TestJudge(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		ran     string // before the update
+		prepare func(t *testing.T, s *system, d *powercut.Disk)
+		after   time.Duration // until the verdict
+		want    string        // update, and whether a reboot was asked for
+	}{
+		{"healthy", "", func(_ *testing.T, s *system, _ *powercut.Disk) { s.checkedIn.Store(true) }, 10 * time.Second, "confirmed, reboots: 0"},
+		{"no check-in", "", func(*testing.T, *system, *powercut.Disk) {}, time.Minute, "postponed check-in, reboots: 1"},
+		{"a program is gone, by a mistake in its configuration", "pump", func(_ *testing.T, s *system, _ *powercut.Disk) {
+			s.checkedIn.Store(true)
+			s.incomplete.Store(true)
+		}, 10 * time.Second, "rejected programs, reboots: 1"},
+		{"a reboot comes between", "", func(_ *testing.T, s *system, _ *powercut.Disk) { s.down.Store(true) }, 0, "trial, reboots: 0"},
+		{"the confirmation is written, and told as an error", "", func(_ *testing.T, s *system, d *powercut.Disk) {
+			s.checkedIn.Store(true)
+			n := 1
+			s.firmware.Open = func() (update.Device, error) {
+				return disk{d, func() error {
+					err := d.Sync()
+					if n--; n == 0 {
+						return errors.New("input/output error")
+					}
+					return err
+				}}, nil
+			}
+		}, 11 * time.Second, "confirmed, reboots: 0"},
+		{"the disk hangs", "", func(t *testing.T, s *system, _ *powercut.Disk) {
+			hung := make(chan bool)
+			t.Cleanup(func() { close(hung) })
+			s.checkedIn.Store(true)
+			s.firmware.Open = func() (update.Device, error) { <-hung; return nil, errors.New("it is over") }
+		}, 135 * time.Second, "trial, reboots: 1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := powercut.New(nil, 8<<20)
+				s := onTrial(t, d, strings.Fields(tt.ran)...)
+				s.rootRead.Store(true)
+				tt.prepare(t, s, d)
+				start := time.Now()
+				verdict := make(chan time.Duration, 1)
+				go func() {
+					s.guard("judge", (*system).judge)
+					verdict <- time.Since(start)
+				}()
+				time.Sleep(10 * time.Minute)
+				synctest.Wait()
+				took := tt.after // of one that hangs only the reboot is seen
+				select {
+				case took = <-verdict:
+				default:
+				}
+				u := s.firmware.Record().Update
+				got := fmt.Sprintf("%s, reboots: %d", strings.TrimSpace(fmt.Sprintf("%s %s", u.State, u.Cause)), len(s.signals))
+				if got != tt.want || took < tt.after || took > tt.after+5*time.Second {
+					t.Errorf("after %v: %s; want after %v: %s", took, got, tt.after, tt.want)
+				}
+			})
+		})
 	}
 }

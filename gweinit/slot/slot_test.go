@@ -59,6 +59,9 @@ func TestOperations(t *testing.T) {
 		{"postpone nothing", good(A, Good), func(s *State) error { return s.Postpone() }, "error: no slot is on trial"},
 		{"activate what was postponed", good(A, Ready), func(s *State) error { return s.Activate(A, B) }, "good=a trial=b 3 a=good/8 b=ready/0"},
 
+		{"spare the trial", trialB, func(s *State) error { return s.Spare() }, "good=a trial= 0 a=good/8 b=good/8"},
+		{"spare nothing", good(A, Good), func(s *State) error { return s.Spare() }, "error: no slot is on trial"},
+
 		{"leave a damaged slot", good(B, Good), func(s *State) error { return s.Damaged(B) }, "good=b trial= 0 a=good/0 b=bad/0"},
 		{"leave a damaged slot for an empty one", good(A, Empty), func(s *State) error { return s.Damaged(A) }, "error: slot b is empty and not good"},
 		{"leave a damaged slot for one on trial", trialB, func(s *State) error { return s.Damaged(A) }, "error: slot b is ready and not good"},

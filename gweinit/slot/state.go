@@ -172,6 +172,17 @@ func (s *State) Postpone() error {
 	return nil
 }
 
+// Spare ends the trial of a slot that was good before, and is so again: nothing has
+// turned out that speaks against it.
+func (s *State) Spare() error {
+	if !s.Trial.Valid() {
+		return fmt.Errorf("spare: no slot is on trial")
+	}
+	*s.Slot(s.Trial) = Slot{Good, BootTries}
+	s.endTrial()
+	return nil
+}
+
 // Damaged marks the running slot, whose root has turned out to be damaged, as
 // bad, so that the next boot takes the other one. That has to be good: a damaged
 // slot is better than none.

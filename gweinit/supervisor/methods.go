@@ -323,7 +323,9 @@ func (p *process) describe() map[string]any {
 type Process struct {
 	Name     string
 	State    State
-	Expected bool // EXITED: by one of its exit codes
+	Expected bool          // EXITED: by one of its exit codes
+	Lasting  bool          // it is started at each boot
+	Up       time.Duration // RUNNING: for so long
 }
 
 // Processes returns all of them.
@@ -331,7 +333,10 @@ func (s *Supervisor) Processes() []Process {
 	var list []Process
 	for _, p := range s.all() {
 		i := p.snapshot()
-		list = append(list, Process{p.name(), i.State, slices.Contains(p.conf.ExitCodes, i.ExitStatus)})
+		list = append(list, Process{
+			Name: p.name(), State: i.State, Expected: slices.Contains(p.conf.ExitCodes, i.ExitStatus),
+			Lasting: p.conf.Autostart || p.essential, Up: time.Since(i.Started.t),
+		})
 	}
 	return list
 }

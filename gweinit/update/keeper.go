@@ -14,6 +14,12 @@ import (
 	"github.com/exosite/gwe/gweinit/ubenv"
 )
 
+// stepWait is longer than a step takes on the slowest card.
+const stepWait = 10 * time.Second
+
+// ErrNoTrial is when the running slot is not on trial.
+var ErrNoTrial = errors.New("reject: it is not on trial")
+
 // Device is the partition ubenv, opened for a step.
 type Device interface {
 	ubenv.Device
@@ -30,9 +36,10 @@ type Keeper struct {
 
 	steps sync.Mutex // held while a step is taken
 
-	mu     sync.Mutex // held for a moment
-	state  *slot.State
-	record Record
+	mu      sync.Mutex // held for a moment
+	state   *slot.State
+	record  Record
+	arrived bool
 }
 
 // State returns the boot state; nil if it is not known.
@@ -62,10 +69,24 @@ func (r Record) clone() Record {
 	return r
 }
 
-// OnTrial says whether the running slot is.
+// OnTrial says whether the running slot is, or that it is confirmed has not got to
+// the record yet.
 func (k *Keeper) OnTrial() bool {
-	st := k.State()
-	return st != nil && st.OnTrial(k.Running)
+	st, r := k.State(), k.Record()
+	return st != nil && (st.OnTrial(k.Running) || r.unnoted(st, k.Running))
+}
+
+// unnoted says whether the boot state has a confirmation of the running slot that
+// the record has not.
+func (r *Record) unnoted(st *slot.State, running slot.Name) bool {
+	return r.Update != nil && r.Update.State == Trial && r.Update.Slot == running && st.Good == running
+}
+
+// Arrived says whether Arrive was successful since the boot.
+func (k *Keeper) Arrived() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.arrived
 }
 
 // open is a device with what it holds.
@@ -84,7 +105,11 @@ func (k *Keeper) step(do func(*open) error) error {
 	if !k.Running.Valid() {
 		return errors.New("the running slot is not known")
 	}
-	k.steps.Lock()
+	for start := time.Now(); !k.steps.TryLock(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(start) > stepWait {
+			return errors.New("the step before hangs in the disk")
+		}
+	}
 	defer k.steps.Unlock()
 	dev, err := k.Open()
 	if err != nil {
@@ -92,23 +117,48 @@ func (k *Keeper) step(do func(*open) error) error {
 	}
 	defer dev.Close()
 	o := &open{Device: dev, states: slot.NewStore(dev), records: NewStore(dev)}
-	if o.state, err = o.states.Load(); errors.Is(err, slot.ErrNoState) {
-		// Of the other slot nothing is known, so it is nothing to fall back to.
-		o.lost, o.state = err, slot.Fresh(k.Running, slot.Bad)
-	} else if err != nil {
+	if o.record, err = o.records.Load(); err != nil {
 		return err
 	}
-	if o.record, err = o.records.Load(); err != nil {
+	if o.state, err = o.states.Load(); errors.Is(err, slot.ErrNoState) {
+		o.lost, o.state = err, o.record.fresh(k.Running)
+	} else if err != nil {
 		return err
 	}
 	state, record := o.state, o.record.clone()
 	if err := do(o); err != nil {
 		return err
 	}
-	if err := k.saveRecord(o, record); err != nil {
-		return err
+	if err = k.saveRecord(o, record); err == nil {
+		err = k.saveState(o, state)
 	}
-	return k.saveState(o, state)
+	if err != nil {
+		k.reload(o) // it may be there nevertheless
+	}
+	return err
+}
+
+// fresh is the boot state in the place of one that is lost. Of the other slot
+// nothing is known, so it is nothing to fall back to; but a trial goes on.
+func (r *Record) fresh(running slot.Name) slot.State {
+	if u := r.Update; u == nil || u.State != Trial || u.Slot != running {
+		return slot.Fresh(running, slot.Bad)
+	}
+	st := slot.Fresh(running.Other(), slot.Ready)
+	st.Trial = running
+	return st
+}
+
+// reload takes what the disk has.
+func (k *Keeper) reload(o *open) {
+	state, err1 := o.states.Load()
+	record, err2 := o.records.Load()
+	if err1 != nil || err2 != nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.state, k.record = &state, record
 }
 
 func (k *Keeper) saveRecord(o *open, before Record) error {
@@ -199,12 +249,27 @@ func (k *Keeper) Arrive(log string) (a Arrival, err error) {
 		}
 		return nil
 	})
+	if err == nil {
+		k.mu.Lock()
+		k.arrived = true
+		k.mu.Unlock()
+	}
 	return a, err
 }
 
+// ready says whether something can be put on trial: before Arrive that would be
+// taken for a trial that U-Boot has not made.
+func (k *Keeper) ready() error {
+	if !k.Arrived() {
+		return errors.New("the boot state has not been settled since the boot: try again later")
+	}
+	return nil
+}
+
 // Begin marks the other slot as being written, for the command of this ID, and
-// returns it. To begin again is no error, and changes nothing.
-func (k *Keeper) Begin(id, version string) (target slot.Name, err error) {
+// returns it. programs are those that are RUNNING now. To begin again is no error,
+// and changes nothing.
+func (k *Keeper) Begin(id, version string, programs []string) (target slot.Name, err error) {
 	target = k.Running.Other()
 	err = k.step(func(o *open) error {
 		u := o.record.Update
@@ -217,7 +282,7 @@ func (k *Keeper) Begin(id, version string) (target slot.Name, err error) {
 		if err := o.state.Begin(k.Running, target); err != nil {
 			return err
 		}
-		o.record.Begin(id, version, k.Version, target)
+		o.record.Begin(id, version, k.Version, target, programs)
 		return nil
 	})
 	return target, err
@@ -226,6 +291,9 @@ func (k *Keeper) Begin(id, version string) (target slot.Name, err error) {
 // Activate has the next boot try the slot that was begun for this command, whose
 // whole content has been verified. programs are those that are RUNNING now.
 func (k *Keeper) Activate(id string, limit time.Duration, window string, programs []string) error {
+	if err := k.ready(); err != nil {
+		return err
+	}
 	return k.step(func(o *open) error {
 		if err := o.record.Activate(id, limit, window, programs); err != nil {
 			return err
@@ -236,9 +304,13 @@ func (k *Keeper) Activate(id string, limit time.Duration, window string, program
 
 // Retry has the next boot try once more the firmware that was postponed.
 func (k *Keeper) Retry(programs []string) error {
+	if err := k.ready(); err != nil {
+		return err
+	}
 	return k.step(func(o *open) error {
 		u := o.record.Update
-		if u == nil || u.State != Postponed {
+		noted := u != nil && u.State == Trial && u.Again > 0 && o.state.Trial != u.Slot // but not activated
+		if u == nil || u.State != Postponed && !noted {
 			return errors.New("try again: no firmware waits for that")
 		}
 		if err := o.record.Activate(u.ID, time.Duration(u.Limit)*time.Second, u.Window, programs); err != nil {
@@ -250,6 +322,9 @@ func (k *Keeper) Retry(programs []string) error {
 
 // Return has the next boot try the other slot as it is.
 func (k *Keeper) Return(id string, limit time.Duration, programs []string) error {
+	if err := k.ready(); err != nil {
+		return err
+	}
 	return k.step(func(o *open) error {
 		target := k.Running.Other()
 		if st := o.state.Slot(target).Status; st != slot.Good {
@@ -270,6 +345,10 @@ func (k *Keeper) Return(id string, limit time.Duration, programs []string) error
 func (k *Keeper) Confirm() error {
 	return k.step(func(o *open) error {
 		before := o.state
+		if o.record.unnoted(&o.state, k.Running) {
+			o.record.Confirm()
+			return nil
+		}
 		if err := o.state.Confirm(k.Running); err != nil {
 			return err
 		}
@@ -277,10 +356,10 @@ func (k *Keeper) Confirm() error {
 			return errors.New("confirm: it is confirmed already")
 		}
 		if err := k.saveState(o, before); err != nil {
+			k.reload(o)
 			return err
 		}
-		o.record.Confirm()
-		// Settle does it if this fails.
+		o.record.Confirm() // if that cannot be written, the next Confirm does it, or Settle
 		return nil
 	})
 }
@@ -290,12 +369,13 @@ func (k *Keeper) Fail(cause Cause, reason, log string) (State, error) {
 	var became State
 	err := k.step(func(o *open) error {
 		if !o.state.OnTrial(k.Running) {
-			return fmt.Errorf("reject: slot %s is not on trial", k.Running)
+			return fmt.Errorf("%w: slot %s", ErrNoTrial, k.Running)
 		}
-		if became = o.record.Fail(cause, reason, log); became == Postponed {
-			return o.state.Postpone()
+		if o.record.Update == nil { // it is lost
+			o.record.Settle(&o.state, k.Running, "")
 		}
-		return o.state.Reject()
+		became = o.record.Fail(cause, reason, log)
+		return o.record.Update.end(&o.state)
 	})
 	return became, err
 }
@@ -309,7 +389,7 @@ func (k *Keeper) Cancel(reason string) error {
 		}
 		o.record.Fail(ByHand, reason, "")
 		if o.state.Trial.Valid() {
-			return o.state.Reject()
+			return o.record.Update.end(&o.state)
 		}
 		return nil
 	})

@@ -10,6 +10,7 @@
 package update
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,6 +43,8 @@ const (
 	Hang       Cause = "hang"       // the watchdog has reset the gateway
 	Corruption Cause = "corruption" // the root is damaged
 	Power      Cause = "power"      // it was switched off, or crashed without a trace
+	Reboots    Cause = "reboots"    // somebody has rebooted it, again and again
+	Uncounted  Cause = "uncounted"  // U-Boot could not count its boots, and has not tried it
 	ByHand     Cause = "hand"
 )
 
@@ -61,7 +64,7 @@ const (
 )
 
 // Record is what is kept. A later firmware may add to it, and the other slot has
-// to read it.
+// to read it; what that does not know is lost when it writes.
 type Record struct {
 	Update *Update `json:"update,omitempty"` // the latest; nil: there was none
 	// Versions are those of the firmware in the slots, as far as they are known.
@@ -83,6 +86,8 @@ type Update struct {
 	Cause   Cause     `json:"cause,omitempty"`
 	Reason  string    `json:"reason,omitempty"` // for people
 	Log     string    `json:"log,omitempty"`    // the last lines of a trial that failed
+	// WasGood: the slot has what was confirmed before, and was not written.
+	WasGood bool `json:"was_good,omitempty"`
 
 	// Of the trial.
 	Programs []string `json:"programs,omitempty"` // were RUNNING before
@@ -118,13 +123,16 @@ func (r *Record) Running() bool {
 	return r.Update != nil && (r.Update.State == Trial || r.Update.State == Postponed)
 }
 
-// Begin notes that the slot is being written, for the command of this ID.
-func (r *Record) Begin(id, version, from string, target slot.Name) {
-	r.Update = &Update{ID: id, Slot: target, Version: version, From: from, State: Writing}
+// Begin notes that the slot is being written, for the command of this ID, and the
+// programs that are RUNNING.
+func (r *Record) Begin(id, version, from string, target slot.Name, programs []string) {
+	r.Update = &Update{ID: id, Slot: target, Version: version, From: from, State: Writing, Programs: slices.Clone(programs)}
 	r.setVersion(target, "")
 }
 
-// Activate notes that the slot, whose content is verified, is to be tried.
+// Activate notes that the slot, whose content is verified, is to be tried. The
+// programs are those that are RUNNING, beside those that were before: after a power
+// cut not all of them are up yet.
 func (r *Record) Activate(id string, limit time.Duration, window string, programs []string) error {
 	u := r.Update
 	if u == nil || u.ID != id || u.State.Done() {
@@ -134,7 +142,9 @@ func (r *Record) Activate(id string, limit time.Duration, window string, program
 		return fmt.Errorf("activate: a trial of %v; it takes %v to %v", limit, MinLimit, MaxLimit)
 	}
 	u.State, u.Cause, u.Reason, u.Log, u.Boots = Trial, "", "", "", nil
-	u.Limit, u.Window, u.Programs = int(limit.Seconds()), window, slices.Clone(programs)
+	u.Limit, u.Window = int(limit.Seconds()), window
+	all := slices.Sorted(slices.Values(slices.Concat(u.Programs, programs)))
+	u.Programs = slices.Compact(all)
 	r.setVersion(u.Slot, u.Version)
 	return nil
 }
@@ -142,7 +152,7 @@ func (r *Record) Activate(id string, limit time.Duration, window string, program
 // Return notes that the other slot is to be tried as it is: somebody wants the
 // firmware from before back.
 func (r *Record) Return(id, from string, target slot.Name, limit time.Duration, programs []string) error {
-	r.Update = &Update{ID: id, Slot: target, Version: r.Versions[target], From: from, State: Writing}
+	r.Update = &Update{ID: id, Slot: target, Version: r.Versions[target], From: from, State: Writing, WasGood: true}
 	return r.Activate(id, limit, "", programs)
 }
 
@@ -174,6 +184,7 @@ func (r *Record) Booted(running slot.Name, version string, watchdog bool) (chang
 	}
 	if u.Slot == running && len(u.Boots) < maxBoots {
 		u.Boots = append(u.Boots, Boot{})
+		u.Version = cmp.Or(u.Version, version)
 		changed = true
 	}
 	return changed
@@ -215,6 +226,18 @@ func (r *Record) Fail(cause Cause, reason, log string) State {
 	return u.State
 }
 
+// end ends the trial in the boot state, as the record has it.
+func (u *Update) end(st *slot.State) error {
+	blameless := slices.Contains([]Cause{CheckIn, Power, Reboots, Uncounted, ByHand}, u.Cause)
+	switch {
+	case u.WasGood && blameless:
+		return st.Spare()
+	case u.State == Postponed:
+		return st.Postpone()
+	}
+	return st.Reject()
+}
+
 // Settle makes record and boot state agree at the boot of slot running, after
 // whatever has happened: first what the record says is made so in the boot state,
 // then what the boot state tells goes to the record. log are the last lines from
@@ -239,29 +262,30 @@ func (r *Record) Settle(st *slot.State, running slot.Name, log string) (leave bo
 		case onTrial && running == u.Slot: // it goes on
 		case onTrial && st.TrialLeft == 0:
 			r.Fail(u.usedUp(log))
-			st.Reject()
+			u.end(st)
 		case onTrial:
-			r.Fail(NoBoot, fmt.Sprintf("U-Boot could not count the boots of slot %s, and has not tried it", u.Slot), "")
-			st.Reject()
+			r.Fail(Uncounted, fmt.Sprintf("U-Boot could not count the boots of slot %s, and has not tried it", u.Slot), "")
+			u.end(st)
 		case st.Good == u.Slot: // confirmed, which could not be noted any more
 			r.Confirm()
 		case st.Slot(u.Slot).Status == slot.Bad: // both were not written at once
 			r.Fail(Power, "the trial was ended", "")
-		case st.Slot(u.Slot).Status == slot.Ready: // noted, and the power went before it was activated again
+		case u.Again > 0: // noted, and the power went before it was activated again
 			u.State = Postponed
+		case u.WasGood: // likewise
+			r.Fail(ByHand, "the power went before it could be tried", "")
 		default: // likewise, for the first time
 			u.State = Writing
 		}
-	case Rejected:
+	case Rejected, Postponed:
 		if onTrial {
-			st.Reject()
+			u.end(st)
 			return running == u.Slot
 		}
-	case Postponed:
-		if onTrial {
-			st.Postpone()
-			return running == u.Slot
-		}
+	}
+	status := st.Slot(u.Slot).Status
+	if tryable := status == slot.Ready || status == slot.Good && u.WasGood; u.State == Postponed && (!tryable || running == u.Slot) {
+		r.Fail(Power, fmt.Sprintf("slot %s is %s and cannot be tried again", u.Slot, status), u.Log)
 	}
 	return false
 }
@@ -287,7 +311,7 @@ func (u *Update) usedUp(log string) (Cause, string, string) {
 	case watchdog > 0:
 		return Hang, fmt.Sprintf("%s: the watchdog has reset the gateway, in %d of them", what, watchdog), log
 	case reboots == n:
-		return Programs, what + ": it was rebooted before it was healthy, each time", log
+		return Reboots, what + ": it was rebooted before it was healthy, each time", log
 	default:
 		return Power, fmt.Sprintf("%s: PID 1 was reached in %d of them and ready in %d, then the power went, or it crashed", what, n, ready), log
 	}

@@ -75,7 +75,7 @@ func must(t testing.TB, err error) {
 // install has slot b written and activated, by a keeper in slot a.
 func install(t testing.TB, k *Keeper) {
 	t.Helper()
-	target, err := k.Begin("7-ab", "2.0")
+	target, err := k.Begin("7-ab", "2.0", []string{"meter"})
 	if err != nil || target != slot.B {
 		t.Fatalf("begin: slot %s, %v", target, err)
 	}
@@ -106,7 +106,7 @@ func TestUpdateIsConfirmed(t *testing.T) {
 	}
 	install(t, k)
 	expect(t, k, "good=a trial=b/3 a=good b=ready; 7-ab to 2.0 in b: trial")
-	if _, err := k.Begin("8-cd", "3.0"); err == nil || !strings.Contains(err.Error(), "2.0, of command 7-ab, is on trial") {
+	if _, err := k.Begin("8-cd", "3.0", nil); err == nil || !strings.Contains(err.Error(), "2.0, of command 7-ab, is on trial") {
 		t.Errorf("another update meanwhile: %v", err)
 	}
 
@@ -115,7 +115,7 @@ func TestUpdateIsConfirmed(t *testing.T) {
 		t.Fatalf("the trial: %+v", a)
 	}
 	u := k.Record().Update
-	if got := fmt.Sprintf("%v %d %s %s %v", u.Programs, u.Limit, u.Window, u.From, u.Boots); got != "[gwe pump] 60 02:00-04:00 1.0 [{true }]" {
+	if got := fmt.Sprintf("%v %d %s %s %v", u.Programs, u.Limit, u.Window, u.From, u.Boots); got != "[gwe meter pump] 60 02:00-04:00 1.0 [{true }]" {
 		t.Errorf("the trial knows %s", got)
 	}
 	must(t, k.Confirm())
@@ -172,7 +172,7 @@ func TestTrialFails(t *testing.T) {
 			must(t, err)
 			must(t, k.Ended())
 			return true
-		}, nil, false, "good=a trial=/0 a=good b=bad; 7-ab to 2.0 in b: rejected programs", "end of the log", "rebooted before it was healthy"},
+		}, nil, false, "good=a trial=/0 a=good b=bad; 7-ab to 2.0 in b: rejected reboots", "end of the log", "rebooted before it was healthy"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := newGateway(t, slot.Empty)
@@ -236,7 +236,7 @@ func TestPostponedGivesWay(t *testing.T) {
 		do   func(*Keeper) error
 		want string
 	}{
-		"another update": {func(k *Keeper) error { _, err := k.Begin("8-cd", "3.0"); return err }, "good=a trial=/0 a=good b=writing; 8-cd to 3.0 in b: writing"},
+		"another update": {func(k *Keeper) error { _, err := k.Begin("8-cd", "3.0", nil); return err }, "good=a trial=/0 a=good b=writing; 8-cd to 3.0 in b: writing"},
 		"cancelled":      {func(k *Keeper) error { return k.Cancel("no") }, "good=a trial=/0 a=good b=ready; 7-ab to 2.0 in b: rejected hand"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -271,7 +271,7 @@ func TestDamaged(t *testing.T) {
 		t.Error("slot b is left for one that is bad")
 	}
 	install2 := func() { // slot a is repaired by an update
-		_, err := k.Begin("9-ef", "1.0")
+		_, err := k.Begin("9-ef", "1.0", nil)
 		must(t, err)
 		must(t, k.Activate("9-ef", time.Minute, "", nil))
 		k, _ = boot(t, d, false, "")
@@ -292,7 +292,7 @@ func TestUncountableTrial(t *testing.T) {
 	must(t, k.Booted(false))
 	a, err := k.Arrive("")
 	must(t, err)
-	expect(t, k, "good=a trial=/0 a=good b=bad; 7-ab to 2.0 in b: rejected boot")
+	expect(t, k, "good=a trial=/0 a=good b=bad; 7-ab to 2.0 in b: rejected uncounted")
 	if !a.Ended {
 		t.Errorf("%+v", a)
 	}
@@ -304,8 +304,8 @@ func TestLost(t *testing.T) {
 		at   int64
 		want string
 	}{
-		"record":     {ubenv.Update, "good=a trial=b/2 a=good b=ready;  to  in b: trial"},
-		"boot state": {ubenv.BootState, "good=b trial=/0 a=bad b=good; 7-ab to 2.0 in b: confirmed"},
+		"record":     {ubenv.Update, "good=a trial=b/2 a=good b=ready;  to 2.0 in b: trial"},
+		"boot state": {ubenv.BootState, "good=a trial=b/0 a=good b=ready; 7-ab to 2.0 in b: trial"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newGateway(t, slot.Empty)
@@ -317,14 +317,9 @@ func TestLost(t *testing.T) {
 				must(t, err)
 			}
 			k = keeper(d, k.Running)
-			_ = k.Booted(false)
+			must(t, k.Booted(false))
 			a, err := k.Arrive("")
 			must(t, err)
-			if name == "record" && k.Record().Update != nil {
-				k.mu.Lock()
-				k.record.Update.Version = ""
-				k.mu.Unlock()
-			}
 			expect(t, k, tt.want)
 			if (a.Lost != nil) != (name == "boot state") {
 				t.Errorf("%+v", a)
@@ -350,7 +345,7 @@ func TestPowerCuts(t *testing.T) {
 		}
 		return d
 	}
-	begin := func(k *Keeper) error { _, err := k.Begin("7-ab", "2.0"); return err }
+	begin := func(k *Keeper) error { _, err := k.Begin("7-ab", "2.0", []string{"meter"}); return err }
 	activate := func(k *Keeper) error { return k.Activate("7-ab", time.Minute, "", []string{"gwe"}) }
 	fail := func(cause Cause) func(*Keeper) error {
 		return func(k *Keeper) error { _, err := k.Fail(cause, "reason", "log"); return err }
@@ -367,7 +362,7 @@ func TestPowerCuts(t *testing.T) {
 		{step{"reject", fail(Programs), []string{"trial", "rejected"}}, []func(*Keeper) error{begin, activate}},
 		{step{"postpone", fail(CheckIn), []string{"trial", "postponed"}}, []func(*Keeper) error{begin, activate}},
 		{step{"try again", retry, []string{"postponed", "trial"}}, []func(*Keeper) error{begin, activate, fail(CheckIn)}},
-		{step{"go back", func(k *Keeper) error { return k.Return("hand-1", time.Minute, nil) }, []string{"", "writing", "trial"}}, nil},
+		{step{"go back", func(k *Keeper) error { return k.Return("hand-1", time.Minute, nil) }, []string{"", "rejected", "trial"}}, nil},
 		{step{"leave a damaged slot", func(k *Keeper) error { return k.Damaged("damaged") }, []string{""}}, nil},
 		{step{"cancel", func(k *Keeper) error { return k.Cancel("no") }, []string{"postponed", "rejected"}}, []func(*Keeper) error{begin, activate, fail(CheckIn)}},
 	} {
@@ -383,6 +378,7 @@ func TestPowerCuts(t *testing.T) {
 			seen := map[string]bool{}
 			n, err := powercut.Each(start, func(d *powercut.Disk) error {
 				k := keeper(d, running)
+				k.arrived = true
 				return tt.step.do(k)
 			}, func(name string, after *powercut.Disk, err error) {
 				st, loadErr := slot.NewStore(after).Load()
@@ -422,6 +418,194 @@ func TestPowerCuts(t *testing.T) {
 		})
 	}
 	t.Logf("%d power cuts survived", cuts)
+}
+
+// failing is a disk on which one write or sync fails, and no other: lands says
+// whether it has done its work all the same.
+type failing struct {
+	*powercut.Disk
+	n     *int
+	lands bool
+}
+
+func (failing) Close() error { return nil }
+
+func (f failing) fails() bool { *f.n--; return *f.n == 0 }
+
+func (f failing) WriteAt(p []byte, off int64) (int, error) {
+	if f.fails() {
+		if f.lands {
+			f.Disk.WriteAt(p, off)
+		}
+		return 0, errors.New("input/output error")
+	}
+	return f.Disk.WriteAt(p, off)
+}
+
+func (f failing) Sync() error {
+	if f.fails() {
+		if f.lands {
+			f.Disk.Sync()
+		}
+		return errors.New("input/output error")
+	}
+	return f.Disk.Sync()
+}
+
+// A write fails once, and PID 1 goes on: whoever wanted the step takes it again,
+// without a boot, and gets there.
+func TestWritesThatFail(t *testing.T) {
+	begin := func(k *Keeper) error { _, err := k.Begin("7-ab", "2.0", nil); return err }
+	activate := func(k *Keeper) error { return k.Activate("7-ab", time.Minute, "", nil) }
+	fail := func(k *Keeper) error {
+		_, err := k.Fail(CheckIn, "no check-in", "")
+		if errors.Is(err, ErrNoTrial) { // it is over, on the disk
+			return nil
+		}
+		return err
+	}
+	n := 0
+	for _, tt := range []struct {
+		name   string
+		before []func(*Keeper) error
+		do     func(*Keeper) error
+		want   string
+	}{
+		{"begin", nil, begin, "good=a trial=/0 a=good b=writing; 7-ab to 2.0 in b: writing"},
+		{"activate", []func(*Keeper) error{begin}, activate, "good=a trial=b/3 a=good b=ready; 7-ab to 2.0 in b: trial"},
+		{"confirm", []func(*Keeper) error{begin, activate}, func(k *Keeper) error {
+			if err := k.Confirm(); err != nil && k.OnTrial() {
+				return err
+			}
+			return nil
+		}, "good=b trial=/0 a=good b=good; 7-ab to 2.0 in b: confirmed"},
+		{"postpone", []func(*Keeper) error{begin, activate}, fail, "good=a trial=/0 a=good b=ready; 7-ab to 2.0 in b: postponed check-in"},
+		{"try again", []func(*Keeper) error{begin, activate, fail}, func(k *Keeper) error {
+			if err := k.Retry(nil); err != nil && k.Record().Update.State != Trial {
+				return err
+			} else if err != nil && !k.State().Trial.Valid() {
+				return err
+			}
+			return nil
+		}, "good=a trial=b/3 a=good b=ready; 7-ab to 2.0 in b: trial"},
+	} {
+		for _, lands := range []bool{false, true} {
+			for i := 1; ; i++ {
+				d := newGateway(t, slot.Empty)
+				k, _ := boot(t, d, false, "")
+				for _, s := range tt.before {
+					must(t, s(k))
+					k, _ = boot(t, d, false, "")
+				}
+				left := i
+				k.Open = func() (Device, error) { return failing{d, &left, lands}, nil }
+				err := tt.do(k)
+				for range 3 {
+					if err != nil {
+						err = tt.do(k)
+					}
+				}
+				must(t, err)
+				if got := summary(k); got != tt.want {
+					t.Errorf("%s, write %d fails (it lands: %v):\ngot  %s\nwant %s", tt.name, i, lands, got, tt.want)
+				}
+				disk, err := slot.NewStore(d).Load()
+				must(t, err)
+				if got := describe(*k.State()); got != describe(disk) {
+					t.Errorf("%s, write %d fails: PID 1 thinks %s, the disk has %s", tt.name, i, got, describe(disk))
+				}
+				if n++; left > 0 {
+					break
+				}
+			}
+		}
+	}
+	t.Logf("%d failures survived", n)
+}
+
+// The slot that waits for another trial cannot be tried any more: nobody waits for
+// ever.
+func TestPostponedAndLost(t *testing.T) {
+	d := newGateway(t, slot.Empty)
+	k, _ := boot(t, d, false, "")
+	install(t, k)
+	k, _ = boot(t, d, false, "")
+	_, err := k.Fail(CheckIn, "no check-in", "the log")
+	must(t, err)
+	boot(t, d, false, "")
+	for _, off := range []int64{ubenv.BootState, ubenv.BootState + ubenv.Second} {
+		_, err := d.WriteAt(make([]byte, slot.CopySize), off)
+		must(t, err)
+	}
+	k = keeper(d, slot.A)
+	must(t, k.Booted(false))
+	_, err = k.Arrive("")
+	must(t, err)
+	expect(t, k, "good=a trial=/0 a=good b=bad; 7-ab to 2.0 in b: rejected power")
+}
+
+// Both copies of the boot state are lost during the trial of slot a, which U-Boot
+// boots then: the trial goes on, and the firmware from before stays the good one.
+func TestLostInTrialOfA(t *testing.T) {
+	d := powercut.New(nil, 8<<20)
+	must(t, slot.NewStore(d).Save(slot.Fresh(slot.B, slot.Good)))
+	k, _ := boot(t, d, false, "")
+	_, err := k.Begin("7-ab", "3.0", nil)
+	must(t, err)
+	must(t, k.Activate("7-ab", time.Minute, "", []string{"gwe"}))
+	for _, off := range []int64{ubenv.BootState, ubenv.BootState + ubenv.Second} {
+		_, err := d.WriteAt(make([]byte, slot.CopySize), off)
+		must(t, err)
+	}
+	k = keeper(d, slot.A)
+	must(t, k.Booted(false))
+	a, err := k.Arrive("")
+	must(t, err)
+	if a.Lost == nil || !k.OnTrial() {
+		t.Errorf("%+v, on trial: %v", a, k.OnTrial())
+	}
+	expect(t, k, "good=b trial=a/0 a=ready b=good; 7-ab to 3.0 in a: trial")
+}
+
+// Who tries the firmware from before does not lose it.
+func TestReturnKeepsTheOtherSlot(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		end  func(t *testing.T, d *powercut.Disk, k *Keeper) *Keeper
+		want string
+	}{
+		{"somebody changes his mind", func(t *testing.T, d *powercut.Disk, k *Keeper) *Keeper { must(t, k.Cancel("no")); return k },
+			"good=a trial=/0 a=good b=good; hand-1 to  in b: rejected hand"},
+		{"no check-in", func(t *testing.T, d *powercut.Disk, k *Keeper) *Keeper {
+			k, _ = boot(t, d, false, "")
+			_, err := k.Fail(CheckIn, "no check-in", "")
+			must(t, err)
+			k, _ = boot(t, d, false, "")
+			return k
+		}, "good=a trial=/0 a=good b=good; hand-1 to 2.0 in b: postponed check-in"},
+		{"a program is missing", func(t *testing.T, d *powercut.Disk, k *Keeper) *Keeper {
+			k, _ = boot(t, d, false, "")
+			_, err := k.Fail(Programs, "pump", "")
+			must(t, err)
+			k, _ = boot(t, d, false, "")
+			return k
+		}, "good=a trial=/0 a=good b=bad; hand-1 to 2.0 in b: rejected programs"},
+		{"U-Boot cannot count", func(t *testing.T, d *powercut.Disk, _ *Keeper) *Keeper {
+			k := keeper(d, slot.A)
+			must(t, k.Booted(false))
+			_, err := k.Arrive("")
+			must(t, err)
+			return k
+		}, "good=a trial=/0 a=good b=good; hand-1 to  in b: rejected uncounted"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newGateway(t, slot.Good)
+			k, _ := boot(t, d, false, "")
+			must(t, k.Return("hand-1", time.Minute, nil))
+			k = tt.end(t, d, k)
+			expect(t, k, tt.want)
+		})
+	}
 }
 
 func describe(st slot.State) string {
@@ -471,20 +655,20 @@ func TestRefusals(t *testing.T) {
 	d := newGateway(t, slot.Empty)
 	k, _ := boot(t, d, false, "")
 	for name, err := range map[string]error{
-		"begin it first":      k.Activate("7-ab", time.Minute, "", nil),
-		"no firmware waits":   k.Retry(nil),
-		"is empty":            k.Return("hand", time.Minute, nil),
-		"confirmed already":   k.Confirm(),
-		"slot a is not on":    second(k.Fail(Programs, "", "")),
-		"no firmware is on":   k.Cancel(""),
-		"slot b is empty and": k.Damaged(""),
-		"is not known":        keeper(d, "").KeepBoots(),
+		"begin it first":       k.Activate("7-ab", time.Minute, "", nil),
+		"no firmware waits":    k.Retry(nil),
+		"is empty":             k.Return("hand", time.Minute, nil),
+		"confirmed already":    k.Confirm(),
+		"not on trial: slot a": second(k.Fail(Programs, "", "")),
+		"no firmware is on":    k.Cancel(""),
+		"slot b is empty and":  k.Damaged(""),
+		"is not known":         keeper(d, "").KeepBoots(),
 	} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("got %v, want %q", err, name)
 		}
 	}
-	if _, err := k.Begin("7-ab", "2.0"); err != nil {
+	if _, err := k.Begin("7-ab", "2.0", []string{"meter"}); err != nil {
 		t.Error(err)
 	}
 	if err := k.Activate("7-ab", time.Second, "", nil); err == nil || !strings.Contains(err.Error(), "10s to 24h") {

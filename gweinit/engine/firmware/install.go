@@ -24,9 +24,9 @@ const (
 
 // Installer installs firmware that the cloud has ordered; see command.Installer.
 //
-// What counts is the signature in the bundle. A SHA-256 in the command is that of
-// the whole file: then all of it is fetched once, also what the gateway has, and the
-// slot is not tried if it is another.
+// What counts is the signature in the bundle. A SHA-256 of the whole file in the
+// command is refused: to check it, all of the file would have to be fetched, each
+// time, also what the gateway has.
 type Installer struct {
 	Gateway
 	// Source is where the content of this name comes from.
@@ -52,17 +52,20 @@ func (i *Installer) Install(ctx context.Context, job command.Job) (output string
 	}
 	switch u := st.Update; {
 	case u == nil:
-	case u.ID == job.ID && u.State != update.Writing:
+	case u.ID == job.ID && u.State != update.Writing && !unordered(st):
 		return i.follow(ctx, job.ID)
 	case u.ID != job.ID && u.State == update.Trial:
 		return "", command.Later(onTrial(u))
+	}
+	if item.SHA256 != "" {
+		return "", fmt.Errorf("%s: firmware is checked by the signature in it: leave out sha256", item.Name)
 	}
 	source, err := i.Source(item.Name)
 	if err != nil {
 		return "", err
 	}
 	tell := &progress{name: item.Name, tell: job.Tell}
-	w := &writer{Gateway: i.Gateway, ID: job.ID, Source: source, SHA256: item.SHA256, Progress: tell.at}
+	w := &writer{Gateway: i.Gateway, ID: job.ID, Source: source, Progress: tell.at}
 	if err := w.write(ctx); errors.Is(err, errRunning) {
 		return fmt.Sprintf("firmware %s is running already", w.bundle.Version), nil
 	} else if err != nil {
@@ -92,16 +95,22 @@ func (i *Installer) follow(ctx context.Context, id string) (output string, err e
 			return "", command.Later(err)
 		}
 		u := st.Update
-		if u == nil || u.ID != id {
+		switch {
+		case u == nil || u.ID == "": // PID 1 makes a new one of the boot state, which has no IDs
+			return "", errors.New("what became of the firmware is not known: PID 1's record of it is lost")
+		case u.ID != id:
 			return "", errors.New("another firmware was installed before this one was confirmed")
-		}
-		switch u.State {
-		case update.Confirmed:
+		case u.State == update.Confirmed,
+			u.State == update.Trial && st.Slots != nil && st.Slots.Good == u.Slot: // which could not be noted
 			return fmt.Sprintf("firmware %s confirmed in slot %s", u.Version, u.Slot), nil
-		case update.Rejected:
+		case u.State == update.Rejected:
 			return u.Log, fmt.Errorf("firmware %s was rejected (%s): %s", u.Version, u.Cause, u.Reason)
-		case update.Writing:
+		case u.State == update.Writing:
 			return "", command.Later(fmt.Errorf("slot %s has to be written once more", u.Slot))
+		case unordered(st):
+			return "", command.Later(fmt.Errorf("slot %s was not put on trial, though it was to be: it has to be activated once more", u.Slot))
+		case u.State != update.Trial && u.State != update.Postponed:
+			return "", command.Later(fmt.Errorf("PID 1 says that firmware %s is %q, which this Gateway Engine does not know: it is older than PID 1", u.Version, u.State))
 		}
 		if pending(st) && (asked.IsZero() || time.Since(asked) >= rebootAgain) {
 			asked = time.Now()
@@ -123,6 +132,14 @@ func (i *Installer) follow(ctx context.Context, id string) (output string, err e
 func pending(st update.Status) bool {
 	u := st.Update
 	return u.State == update.Trial && st.Slot != u.Slot && st.Slots != nil && st.Slots.Trial == u.Slot && st.Slots.TrialLeft > 0
+}
+
+// unordered says whether PID 1's record is ahead of the boot state: it says that the
+// slot is to be tried, and then the boot state could not be written. No boot will
+// try it.
+func unordered(st update.Status) bool {
+	u, s := st.Update, st.Slots
+	return u.State == update.Trial && s != nil && s.Trial != u.Slot && s.Good != u.Slot && st.Slot != u.Slot
 }
 
 // awaitWindow waits until the gateway may reboot. It comes before the slot is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/exosite/gwe/gweinit/bundle"
 	"github.com/exosite/gwe/gweinit/engine/command"
 	"github.com/exosite/gwe/gweinit/slot"
+	"github.com/exosite/gwe/gweinit/ubenv"
 	"github.com/exosite/gwe/gweinit/update"
 )
 
@@ -70,7 +72,7 @@ func TestFollow(t *testing.T) {
 			}
 			return err
 		}, during: func(b *board) error {
-			_, err := b.keeper.Begin("hand-1", "3.0")
+			_, err := b.keeper.Begin("hand-1", "3.0", nil)
 			return err
 		}, err: "another firmware was installed"},
 	} {
@@ -107,10 +109,130 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// tellingHost tells something else than PID 1 would, from the second time on.
+type tellingHost struct {
+	*board
+	first  bool // from the first time on
+	change func(*update.Status)
+}
+
+func (h *tellingHost) Firmware(ctx context.Context) (update.Status, error) {
+	st, err := h.board.Firmware(ctx)
+	if h.first {
+		h.change(&st)
+	}
+	h.first = true
+	return st, err
+}
+
+// What a trial is waited for no longer for.
+func TestFollowEnds(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*update.Status)
+		output string
+		err    string
+		later  bool
+	}{
+		{name: "confirmed, which is not noted", change: func(st *update.Status) { st.Slots.Good = slot.B }, output: "firmware 2.0 confirmed in slot b"},
+		{name: "not activated", change: func(st *update.Status) { st.Slots.Trial = "" }, err: "slot b was not put on trial", later: true},
+		{name: "a state of later", change: func(st *update.Status) { st.Update.State = "resting" }, err: `firmware 2.0 is "resting", which this Gateway Engine does not know`, later: true},
+		{name: "no record", change: func(st *update.Status) { st.Update = nil }, err: "what became of the firmware is not known"},
+		{name: "a new record", change: func(st *update.Status) { st.Update.ID = "" }, err: "what became of the firmware is not known"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, source := little(t)
+				b.onTrial(t, jobID)
+				i := b.installer(source)
+				i.Host = &tellingHost{board: b, change: test.change}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				output, err := i.Install(ctx, job(fileName))
+				if output != test.output || (err == nil) != (test.err == "") || err != nil && !contains(err.Error(), test.err) || isLater(err) != test.later {
+					t.Errorf("%q, %v", output, err)
+				}
+				if source.copied > 0 || b.begun > 0 {
+					t.Errorf("fetched %d bytes, begun %d times", source.copied, b.begun)
+				}
+			})
+		})
+	}
+}
+
+// Without a version to compare with, any would fit.
+func TestUnknownFirmware(t *testing.T) {
+	for name, change := range map[string]func(*update.Status){
+		"version": func(st *update.Status) { st.Version = "" },
+		"board":   func(st *update.Status) { st.Board = "" },
+	} {
+		b, source := little(t)
+		i := b.installer(source)
+		i.Host = &tellingHost{board: b, first: true, change: change}
+		_, err := i.Install(t.Context(), job(fileName))
+		if !isLater(err) || !contains(err.Error(), "PID 1 does not know which firmware runs") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := ByHand(t.Context(), i.Gateway, source, io.Discard); err == nil || !contains(err.Error(), "PID 1 does not know which firmware runs") {
+			t.Errorf("%s, by hand: %v", name, err)
+		}
+		if source.copied > 0 || b.begun > 0 || b.reboots > 0 {
+			t.Errorf("%s: fetched %d bytes, begun %d times, %d reboots", name, source.copied, b.begun, b.reboots)
+		}
+	}
+}
+
+// stateless takes no boot state while it fails.
+type stateless struct {
+	section
+	fails *bool
+}
+
+func (s stateless) WriteAt(p []byte, off int64) (int, error) {
+	if *s.fails && off%ubenv.Second < ubenv.Identity {
+		return 0, errIO
+	}
+	return s.section.WriteAt(p, off)
+}
+
+// PID 1 notes that the slot is on trial, and then cannot write the boot state: it is
+// activated again, until that can be written.
+func TestNotActivated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, source := little(t)
+		fails := false
+		b.keeper.Open = func() (update.Device, error) { return stateless{b.section(slot.StatePartition), &fails}, nil }
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		i := b.installer(source)
+		i.Settings = func() (time.Duration, string) {
+			fails = true
+			return update.DefaultLimit, ""
+		}
+		for range 3 {
+			fails = false
+			if _, err := i.Install(ctx, job(fileName)); !isLater(err) || !errors.Is(err, errIO) || b.state(t).Trial != "" {
+				t.Fatalf("%v; %s", err, line(b.state(t)))
+			}
+		}
+		fails = false
+		source.copied = 0
+		b.reboot = cancel
+		_, err := b.installer(source).Install(ctx, job(fileName))
+		if !errors.Is(err, context.Canceled) || b.reboots != 1 || b.state(t).Trial != slot.B || !b.holds(slot.B, littleNew) {
+			t.Errorf("%v, %d reboots; %s", err, b.reboots, line(b.state(t)))
+		}
+		// Of the bundle there is all but its head.
+		if most := int64(headBlock); source.copied > most {
+			t.Errorf("fetched %d bytes, want at most %d", source.copied, most)
+		}
+	})
+}
+
 // onTrial activates the firmware in slot b, without a boot.
 func (b *board) onTrial(t *testing.T, id string) {
 	t.Helper()
-	if _, err := b.keeper.Begin(id, littleNew.version); err != nil {
+	if _, err := b.keeper.Begin(id, littleNew.version, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.keeper.Activate(id, update.DefaultLimit, "", nil); err != nil {

@@ -224,7 +224,7 @@ func (b *board) Firmware(context.Context) (update.Status, error) {
 
 func (b *board) Begin(_ context.Context, id, version string) (slot.Name, error) {
 	b.begun++
-	return b.keeper.Begin(id, version)
+	return b.keeper.Begin(id, version, []string{"app"})
 }
 
 func (b *board) Activate(_ context.Context, id string, limit time.Duration, window string) error {

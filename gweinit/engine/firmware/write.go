@@ -3,11 +3,8 @@ package firmware
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
-	"io"
 
 	"github.com/exosite/gwe/gweinit/bundle"
 	"github.com/exosite/gwe/gweinit/engine/command"
@@ -46,7 +43,6 @@ type writer struct {
 	Gateway
 	ID     string
 	Source Source
-	SHA256 string // of the whole file, in hex, for which all of it is fetched; "": any
 	// Anew: also if it is what runs already.
 	Anew     bool
 	Progress func(done, size int64) // in bytes of frames
@@ -63,7 +59,6 @@ type writer struct {
 	old    []Device
 	new    []Device
 	buf    []byte // a frame, or a piece
-	summed bool   // the SHA-256 is right
 	unpack *bundle.Unpacker
 }
 
@@ -103,6 +98,9 @@ func (w *writer) prepare(ctx context.Context) error {
 	w.running = st.Slot
 	if !w.running.Valid() {
 		return command.Later(errors.New("PID 1 does not know which slot runs"))
+	}
+	if st.Version == "" || st.Board == "" { // any bundle would fit
+		return command.Later(errors.New("PID 1 does not know which firmware runs, or on which board"))
 	}
 	if w.bundle, w.source, err = w.readHead(ctx); err != nil {
 		return err
@@ -180,7 +178,7 @@ func (w *writer) close() {
 	if w.unpack != nil {
 		w.unpack.Close()
 	}
-	w.old, w.new, w.unpack, w.buf, w.summed = nil, nil, nil, nil, false
+	w.old, w.new, w.unpack, w.buf = nil, nil, nil, nil
 }
 
 func (w *writer) hasRoom(update.Status) error {
@@ -323,16 +321,13 @@ func (w *writer) fetchMissing(ctx context.Context) error {
 			missing = append(missing, i)
 		}
 	}
-	if w.SHA256 != "" && !w.summed {
-		return w.fetchAll(ctx, missing)
-	}
 	for len(missing) > 0 {
 		n := 1
 		for n < len(missing) && missing[n] == missing[n-1]+1 {
 			n++
 		}
 		last := w.pieces[missing[n-1]]
-		if err := w.stream(ctx, missing[:n], w.pieces[missing[0]].From, last.From+last.Size, nil); err != nil {
+		if err := w.stream(ctx, missing[:n], w.pieces[missing[0]].From, last.From+last.Size); err != nil {
 			return err
 		}
 		missing = missing[n:]
@@ -340,27 +335,10 @@ func (w *writer) fetchMissing(ctx context.Context) error {
 	return nil
 }
 
-// fetchAll fetches the whole file, and checks its SHA-256.
-func (w *writer) fetchAll(ctx context.Context, missing []int) error {
-	sum := sha256.New()
-	if err := w.stream(ctx, missing, 0, w.bundle.Size, sum); err != nil {
-		return err
-	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != w.SHA256 {
-		return fmt.Errorf("its SHA-256 is %s, and the command asks for %s: is it the right file?", got, w.SHA256)
-	}
-	w.summed = true // a piece that the disk has lost is fetched alone
-	return nil
-}
-
 // stream fetches bytes of the file, in which there are these pieces.
-func (w *writer) stream(ctx context.Context, pieces []int, from, to int64, sum hash.Hash) error {
+func (w *writer) stream(ctx context.Context, pieces []int, from, to int64) error {
 	f := &frames{w: w, at: from, pieces: pieces}
-	out := io.Writer(f)
-	if sum != nil {
-		out = io.MultiWriter(f, sum)
-	}
-	err := w.source.Copy(ctx, out, from, to)
+	err := w.source.Copy(ctx, f, from, to)
 	if f.err != nil { // not the source's
 		return f.err
 	}
@@ -382,7 +360,7 @@ func (f *frames) Write(b []byte) (int, error) {
 			break
 		}
 		p := f.w.pieces[f.pieces[0]]
-		if skip := p.From - f.at; skip > 0 { // what is between two, and what the slot has
+		if skip := p.From - f.at; skip > 0 { // what is between two
 			n := min(skip, int64(len(rest)))
 			f.at, rest = f.at+n, rest[n:]
 			continue
