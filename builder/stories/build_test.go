@@ -20,7 +20,7 @@ import (
 )
 
 // projectCopy is a copy of what an image is built from, for a test to break.
-func projectCopy(t *testing.T) string {
+func projectCopy(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"boards", "overlays", "gweinit", "go.mod", "go.sum"} {

@@ -102,7 +102,7 @@ func TestMain(m *testing.M) {
 }
 
 // buildOf builds the board's image, with a shell on the console, once.
-func buildOf(t *testing.T, name string) *build {
+func buildOf(t testing.TB, name string) *build {
 	t.Helper()
 	builds.Lock()
 	once, ok := builds.byName[name]
@@ -152,7 +152,7 @@ type card struct {
 	path string
 }
 
-func (b *build) card(t *testing.T) *card {
+func (b *build) card(t testing.TB) *card {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "card.img")
 	if out, err := exec.Command("cp", "--sparse=always", filepath.Join(b.out, b.Image.Name), path).CombinedOutput(); err != nil {
@@ -162,7 +162,7 @@ func (b *build) card(t *testing.T) *card {
 }
 
 // with opens a partition of the card for reading and writing.
-func (c *card) with(t *testing.T, name string, do func(p partition)) {
+func (c *card) with(t testing.TB, name string, do func(p partition)) {
 	t.Helper()
 	f, err := os.OpenFile(c.path, os.O_RDWR, 0)
 	if err != nil {
@@ -196,7 +196,7 @@ func (c *card) bootFile(t *testing.T, name string) string {
 }
 
 // damage overwrites n bytes at off.
-func (c *card) damage(t *testing.T, name string, off int64, n int) {
+func (c *card) damage(t testing.TB, name string, off int64, n int) {
 	t.Helper()
 	c.with(t, name, func(p partition) {
 		if _, err := p.WriteAt([]byte(strings.Repeat("damage! ", n/8+1))[:n], off); err != nil {
@@ -248,12 +248,12 @@ func (c *card) setState(t *testing.T, st slot.State) {
 // machine is a running machine in a story: what is expected has to come.
 type machine struct {
 	*qemu.Machine
-	t   *testing.T
+	t   testing.TB
 	ctx context.Context
 }
 
 // boot starts a machine with the card. It ends with the test.
-func (c *card) boot(t *testing.T, change ...func(*qemu.Options)) *machine {
+func (c *card) boot(t testing.TB, change ...func(*qemu.Options)) *machine {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	o := qemu.Options{

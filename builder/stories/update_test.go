@@ -11,6 +11,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"text/tabwriter"
 	"time"
 
 	"github.com/exosite/gwe/builder/board"
@@ -62,7 +65,7 @@ var updates struct {
 
 // updateBuilds builds firmware 1.0.0 and 1.1.0 of a board, with the programs of
 // the story, once.
-func updateBuilds(t *testing.T, name string) (older, newer *build) {
+func updateBuilds(t testing.TB, name string) (older, newer *build) {
 	t.Helper()
 	updates.Lock()
 	once, ok := updates.byName[name]
@@ -120,7 +123,7 @@ func updateBuilds(t *testing.T, name string) (older, newer *build) {
 }
 
 // parts are what a slot of the built image holds.
-func (b *build) parts(t *testing.T) (kernel, root []byte) {
+func (b *build) parts(t testing.TB) (kernel, root []byte) {
 	t.Helper()
 	c := &card{b, filepath.Join(b.out, b.Image.Name)}
 	read := func(name string, size int64) []byte {
@@ -136,7 +139,7 @@ func (b *build) parts(t *testing.T) (kernel, root []byte) {
 }
 
 // writeBundle signs a firmware with the development key.
-func (b *build) writeBundle(t *testing.T, version string, kernel, root []byte) []byte {
+func (b *build) writeBundle(t testing.TB, version string, kernel, root []byte) []byte {
 	t.Helper()
 	sign, _, _, err := signing.Load("", nil)
 	if err != nil {
@@ -489,4 +492,49 @@ func TestPowerCutsWhileUpdating(t *testing.T) {
 		}
 		m.Kill()
 	})
+}
+
+// BenchmarkFiguresOfUpdates compares the install of a bundle of which the gateway has
+// nothing, by HTTP from the host, with what dd takes for as many bytes: on a disk that
+// writes 10 MB/s, as a good SD card does, and on one without a limit.
+func BenchmarkFiguresOfUpdates(b *testing.B) {
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "board\tdisk, MB/s\tsize, MB\tdd, s\tinstall, s\tdd / install\t")
+	for _, name := range boards {
+		_, newer := updateBuilds(b, name)
+		bootImage, root := newer.parts(b)
+		for _, part := range [][]byte{bootImage, root} {
+			for i := 1000; i < len(part); i += 1 << 20 {
+				part[i] ^= 1 // another piece
+			}
+		}
+		file := newer.writeBundle(b, "1.2.0", bootImage, root)
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "gw.fw", time.Time{}, bytes.NewReader(file))
+		}))
+		_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+		for _, limit := range []int{10, 0} {
+			m := newer.card(b).boot(b, func(o *qemu.Options) {
+				if limit > 0 {
+					o.Args = []string{"-set", fmt.Sprintf("drive.disk.throttling.bps-write=%d000000", limit)}
+				}
+			})
+			m.arrives(slot.A)
+			m.shell()
+			var took [2]float64
+			for i, command := range []string{
+				fmt.Sprintf("dd if=/dev/zero of=/dev/disk/by-partlabel/kernel_b bs=1M count=%d conv=fsync; dd if=/dev/zero of=/dev/disk/by-partlabel/rootfs_b bs=1M count=%d conv=fsync; echo 'as'' rebooting'", len(bootImage)>>20, len(root)>>20),
+				"gwe --install-firmware http://10.0.2.2:" + port + "/gw.v1.2.0.fw",
+			} {
+				start := time.Now()
+				io.WriteString(m, command+"\n")
+				m.sees("(as|verified;) rebooting")
+				took[i] = time.Since(start).Seconds()
+			}
+			m.Kill()
+			fmt.Fprintf(t, "%s\t%d\t%.1f\t%.1f\t%.1f\t%.2f\t\n", name, limit, float64(len(bootImage)+len(root))/1e6, took[0], took[1], took[0]/took[1])
+		}
+		server.Close()
+	}
+	t.Flush()
 }

@@ -46,8 +46,8 @@ const phaseLimit = time.Minute
 // phases is the boot, in order.
 func phases() []phase {
 	return []phase{
-		{name: "start the clock", run: startClock},
 		{name: "start the watchdog", run: startWatchdog},
+		{name: "start the clock", run: startClock},
 		{name: "mount file systems", run: mountAll},
 		{name: "read what this firmware is", run: readRelease},
 		{name: "note the boot of a firmware on trial", run: noteBoot},

@@ -2,7 +2,6 @@ package boot
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,11 +10,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// A machine whose main loop does not come around for this long is reset.
-// Shorter, and a slow card that is being checked would do that.
-const watchdogTimeout = 60 * time.Second
+	dog "github.com/exosite/gwe/gweinit/watchdog"
+)
 
 // petInterval is how often the main loop pets the watchdog.
 const petInterval = 5 * time.Second
@@ -28,28 +25,20 @@ type watchdog struct {
 	reset bool // it has ended the boot before; not all can tell
 }
 
-// startWatchdog opens the board's watchdog, or the kernel's own in software
-// where there is none.
+// startWatchdog takes over the watchdog that the initramfs has started, or
+// starts it.
 func startWatchdog(s *system) error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return err
 	}
-	name, err := chooseWatchdog("/sys/class/watchdog", kernelArg(string(cmdline), "gwe.watchdog") == "soft")
-	if err != nil {
+	dev, err := dog.Start(string(cmdline))
+	if dev == nil {
 		return err
 	}
-	s.watchdog.reset = hasReset(filepath.Join("/sys/class/watchdog", name, "bootstatus"))
-	dev, err := os.OpenFile("/dev/"+name, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	s.watchdog.dev.Store(dev) // open, it runs
-	// One that keeps its own time still is a watchdog.
-	if err := unix.IoctlSetPointerInt(int(dev.Fd()), unix.WDIOC_SETTIMEOUT, int(watchdogTimeout.Seconds())); err != nil {
-		return fmt.Errorf("set the time of /dev/%s to %v: %w", name, watchdogTimeout, err)
-	}
-	return nil
+	s.watchdog.reset = hasReset(filepath.Join("/sys/class/watchdog", filepath.Base(dev.Name()), "bootstatus"))
+	s.watchdog.dev.Store(dev)
+	return err
 }
 
 // hasReset says whether a file bootstatus tells that the watchdog has reset the
@@ -58,37 +47,6 @@ func hasReset(file string) bool {
 	text, err := os.ReadFile(file)
 	status, bad := strconv.Atoi(strings.TrimSpace(string(text)))
 	return err == nil && bad == nil && status&unix.WDIOF_CARDRESET != 0
-}
-
-// softwareWatchdog is how the module softdog introduces itself.
-const softwareWatchdog = "Software Watchdog"
-
-// chooseWatchdog returns the first watchdog in hardware, else the one in
-// software; soft asks for that one: board and machine may differ (rpi3's
-// boot.cmd).
-func chooseWatchdog(class string, soft bool) (string, error) {
-	files, err := filepath.Glob(filepath.Join(class, "watchdog*", "identity"))
-	if err != nil {
-		return "", err
-	}
-	found := ""
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return "", err
-		}
-		name, software := filepath.Base(filepath.Dir(file)), strings.TrimSpace(string(text)) == softwareWatchdog
-		if !software && !soft {
-			return name, nil
-		}
-		if software {
-			found = name
-		}
-	}
-	if found == "" {
-		return "", errors.New("the kernel has no watchdog: board.yaml's modules lack its driver, and softdog")
-	}
-	return found, nil
 }
 
 // pet tells the watchdog that the main loop is alive. Only that one may call

@@ -2,45 +2,9 @@ package boot
 
 import (
 	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
-
-func TestChooseWatchdog(t *testing.T) {
-	for _, tt := range []struct {
-		name       string
-		identities []string // of watchdog0, watchdog1, ...
-		soft       bool
-		want       string // or a part of the error
-	}{
-		{"hardware", []string{"i6300ESB timer"}, false, "watchdog0"},
-		{"hardware before software", []string{"Software Watchdog", "Broadcom BCM2835 Watchdog timer"}, false, "watchdog1"},
-		{"software in place of hardware", []string{"Broadcom BCM2835 Watchdog timer", "Software Watchdog"}, true, "watchdog1"},
-		{"only software", []string{"Software Watchdog"}, false, "watchdog0"},
-		{"hardware that is not to be used", []string{"Broadcom BCM2835 Watchdog timer"}, true, "no watchdog"},
-		{"none", nil, false, "no watchdog"},
-	} {
-		class := t.TempDir()
-		for i, identity := range tt.identities {
-			dir := filepath.Join(class, "watchdog"+string(rune('0'+i)))
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, "identity"), []byte(identity+"\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		got, err := chooseWatchdog(class, tt.soft)
-		if err != nil {
-			got = err.Error()
-		}
-		if !strings.Contains(got, tt.want) {
-			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
-		}
-	}
-}
 
 // The main loop pets the watchdog while a phase takes its time, and it alone
 // does so: a phase cannot keep a dead main loop alive.

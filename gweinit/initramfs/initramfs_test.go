@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -8,8 +9,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/watchdog"
 )
 
 func TestParse(t *testing.T) {
@@ -243,5 +247,42 @@ func TestParameters(t *testing.T) {
 		if got := parameters(cmdline, file); got != want {
 			t.Errorf("%s: got %q, want %q", file, got, want)
 		}
+	}
+}
+
+func TestDo(t *testing.T) {
+	released := make(chan bool)
+	defer close(released)
+	for _, tt := range []struct {
+		name  string
+		run   func(*stage) error
+		limit time.Duration
+		want  string // the error
+	}{
+		{"well", func(*stage) error { return nil }, time.Minute, "<nil>"},
+		{"an error", func(*stage) error { return unix.ENODEV }, time.Minute, "no such device"},
+		{"a panic", func(*stage) error { panic("no such phase") }, time.Minute, "panic: no such phase"},
+		{"a hang", func(*stage) error { <-released; return nil }, 10 * time.Millisecond, "not done after 10ms"},
+	} {
+		dev, err := os.Create(filepath.Join(t.TempDir(), "watchdog0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []*stage{{}, {watchdog: dev}} {
+			if got := fmt.Sprint(s.do(tt.run, tt.limit)); got != tt.want {
+				t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+			}
+		}
+		dev.Close()
+		if got, err := os.ReadFile(dev.Name()); err != nil || string(got) != "\x00" {
+			t.Errorf("%s: the watchdog got %q, %v, want to be petted once", tt.name, got, err)
+		}
+	}
+}
+
+// What hangs is ended by a reboot, before the watchdog does it with less to say.
+func TestPhaseLimit(t *testing.T) {
+	if phaseLimit <= diskWait || phaseLimit+20*time.Second > watchdog.Timeout {
+		t.Errorf("a phase has %v: want more than the disk's %v, and 20 s less than the watchdog's %v", phaseLimit, diskWait, watchdog.Timeout)
 	}
 }

@@ -3,8 +3,9 @@
 // hands over to gweinit. It uses the standard library and x/sys only, since
 // every byte of it is in each boot image.
 //
-// What it cannot do ends in a reboot: U-Boot counts the boots, and takes the
-// other slot when they are used up.
+// What it cannot do, or not in time, ends in a reboot: U-Boot counts the boots,
+// and takes the other slot when they are used up. Where that hangs, too, it is
+// the watchdog's.
 package main
 
 import (
@@ -19,18 +20,24 @@ import (
 
 	"github.com/exosite/gwe/gweinit/slot"
 	"github.com/exosite/gwe/gweinit/verity"
+	"github.com/exosite/gwe/gweinit/watchdog"
 )
 
 // stage is everything that the phases share.
 type stage struct {
-	modules []string  // files, in the order in which they load
-	cmdline string    // the kernel's
-	disk    string    // folder in /sys of the controller of the boot disk
-	slot    slot.Name // that U-Boot has chosen
-	root    string    // the block device to mount: its partition, then that verified
+	modules  []string  // files, in the order in which they load
+	cmdline  string    // the kernel's
+	disk     string    // folder in /sys of the controller of the boot disk
+	slot     slot.Name // that U-Boot has chosen
+	watchdog *os.File  // nil without one
+	root     string    // the block device to mount: its partition, then that verified
 }
 
 const newRoot = "/newroot"
+
+// phaseLimit is how long a phase may take: less than the watchdog's time, by
+// enough for a reboot.
+const phaseLimit = 30 * time.Second
 
 func main() {
 	if os.Getpid() != 1 {
@@ -48,15 +55,41 @@ func main() {
 		{"keep pages small", smallPages},
 		{"read the manifest", readManifest},
 		{"find the slot", findSlot},
-		{"load modules", loadModules},
+		{"load modules", loadModules}, // with the watchdogs' drivers
+		{"start the watchdog", startWatchdog},
 		{"find the boot disk", findDisk},
 		{"verify the root", verifyRoot},
 		{"mount the root", mountRoot},
 		{"switch to the root", switchRoot},
 	} {
-		if err := phase.run(s); err != nil {
+		if err := s.do(phase.run, phaseLimit); err != nil {
 			giveUp(fmt.Errorf("%s: %w", phase.name, err))
 		}
+	}
+}
+
+// do runs a phase until its limit. The goroutine of one that hangs in the kernel
+// stays behind.
+func (s *stage) do(run func(*stage) error, limit time.Duration) error {
+	if s.watchdog != nil {
+		if _, err := s.watchdog.Write([]byte{0}); err != nil {
+			say("pet the watchdog: %v", err)
+		}
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if r := recover(); r != nil {
+				done <- fmt.Errorf("panic: %v", r)
+			}
+		}()
+		done <- run(s)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(limit):
+		return fmt.Errorf("not done after %v", limit)
 	}
 }
 
@@ -64,7 +97,11 @@ func main() {
 func giveUp(err error) {
 	say("%v; rebooting in 3 s", err)
 	time.Sleep(3 * time.Second)
-	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	go unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	// It waits for all drivers, also for one whose probe hangs. This one does not
+	// (Documentation/admin-guide/sysrq.rst); nothing has been written to a disk.
+	time.Sleep(10 * time.Second)
+	os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0)
 	select {} // the kernel's panic=5 is for PID 1 that exits, too
 }
 
@@ -196,6 +233,16 @@ func loadModule(file, parameters string) error {
 	return nil
 }
 
+// startWatchdog starts the watchdog, for PID 1, and for what hangs until then.
+// A boot without one is better than none.
+func startWatchdog(s *stage) error {
+	var err error
+	if s.watchdog, err = watchdog.Start(s.cmdline); err != nil {
+		say("warning: start the watchdog: %v", err)
+	}
+	return nil
+}
+
 // verityFile has what dm-verity has to know of the root. It is in an archive of
 // its own before the rest of the initramfs, which so does not change with the
 // root.
@@ -224,7 +271,7 @@ func mountRoot(s *stage) error {
 	return nil
 }
 
-func switchRoot(*stage) error {
+func switchRoot(s *stage) error {
 	for _, dir := range []string{"/dev", "/proc", "/sys", "/run"} {
 		if err := unix.Mount(dir, newRoot+dir, "", unix.MS_MOVE, ""); err != nil {
 			return fmt.Errorf("move %s to the root: %w", dir, err)
@@ -247,7 +294,16 @@ func switchRoot(*stage) error {
 		return err
 	}
 	const init = "/usr/sbin/init"
-	err := unix.Exec(init, []string{"init"}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=linux"})
+	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=linux"}
+	if s.watchdog != nil {
+		handedOn, err := watchdog.HandOn(s.watchdog)
+		if err != nil {
+			return err
+		}
+		env = append(env, handedOn)
+	}
+	// All of Go waits for an exec that hangs, do with it: that is the watchdog's.
+	err := unix.Exec(init, []string{"init"}, env)
 	return fmt.Errorf("start %s: %w", init, err)
 }
 

@@ -50,6 +50,7 @@ type writer struct {
 	bundle  *bundle.Bundle
 	running slot.Name
 	target  slot.Name
+	again   bool // the last update was of the same version: the slot has some of it
 
 	// Of one bundle.
 	source Source // goes on behind the head
@@ -105,6 +106,8 @@ func (w *writer) prepare(ctx context.Context) error {
 	if w.bundle, w.source, err = w.readHead(ctx); err != nil {
 		return err
 	}
+	u := st.Update
+	w.again = u != nil && u.Slot == w.running.Other() && u.Version == w.bundle.Version
 	for _, check := range []func(update.Status) error{w.fits, w.openSlots, w.hasRoom, w.isNew} {
 		if err := check(st); err != nil {
 			return err
@@ -221,20 +224,22 @@ func (w *writer) fill(ctx context.Context) error {
 		if again {
 			return w.blame(w.bundle.Partitions[wrong])
 		}
+		w.again = true // now it has most of it
 	}
 }
 
-// keep finds out what the slot has already, of an earlier try or an older firmware,
-// and copies what the running slot has.
+// keep finds out what the slot has already, of an earlier try, and copies what the
+// running slot has.
 func (w *writer) keep(ctx context.Context) error {
 	for i, p := range w.pieces {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		// What cannot be read may be written.
-		w.right[i], _ = w.has(w.new[p.Partition], p)
-		if w.right[i] {
-			continue
+		if w.again {
+			// What cannot be read may be written.
+			if w.right[i], _ = w.has(w.new[p.Partition], p); w.right[i] {
+				continue
+			}
 		}
 		if same, err := w.has(w.old[p.Partition], p); err != nil || !same {
 			continue
