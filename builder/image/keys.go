@@ -23,7 +23,11 @@ var errDevelopmentKey = errors.New("the development key is in it, which everyone
 // addKeys adds the key of the options to the root, and notes which ones it has then.
 func (b *build) addKeys(t *rootfs.Tree) error {
 	if len(b.Trust) > 0 {
-		if err := t.File(keysFolder+"/firmware.pub", 0o644, b.Trust, "the builder"); err != nil {
+		const name = keysFolder + "/firmware.pub"
+		if own, err := t.Open(name); err == nil { // a rotation would lose one of them
+			return fmt.Errorf("%s (from %s) is where the key of key=FILE goes: give it another name", name, own.From)
+		}
+		if err := t.File(name, 0o644, b.Trust, "the builder"); err != nil {
 			return err
 		}
 	}

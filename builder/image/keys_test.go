@@ -100,6 +100,19 @@ func TestAddKeys(t *testing.T) {
 	}
 }
 
+// A key of an overlay is not replaced without a word.
+func TestKeyInTheSamePlace(t *testing.T) {
+	key, _ := newKey(t)
+	tree := rootfs.NewTree()
+	if err := tree.File("etc/gweinit/keys/firmware.pub", 0o644, key, "overlays/acme"); err != nil {
+		t.Fatal(err)
+	}
+	b := &build{Options: Options{Trust: key, Log: func(string, ...any) {}}}
+	if err := b.addKeys(tree); err == nil || !strings.Contains(err.Error(), "(from overlays/acme) is where the key of key=FILE goes: give it another name") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // The keys of a provision.yaml in a release are checked before anything is built.
 func TestProvisionKeys(t *testing.T) {
 	line := func(text []byte) string {
