@@ -223,8 +223,10 @@ type Arrival struct {
 }
 
 // Arrive is called at each local ready: it refills the boots of the confirmed slot
-// and settles an update. log are the last lines from before this boot.
+// and settles an update. log are the last lines from before this boot. If chance has
+// chosen this slot (slot.State.Refill), that is an error, and nothing to try again.
 func (k *Keeper) Arrive(log string) (a Arrival, err error) {
+	var chance error
 	err = k.step(func(o *open) error {
 		a.Lost, o.heal = o.lost, o.lost != nil
 		before := o.record.Update
@@ -234,9 +236,9 @@ func (k *Keeper) Arrive(log string) (a Arrival, err error) {
 		}
 		u := o.record.Update
 		a.Ended = running && u.State != Trial && u.State != Writing
-		fellBack, err := o.state.Refill(k.Running)
-		if err != nil {
-			return err
+		var fellBack bool
+		if fellBack, chance = o.state.Refill(k.Running); chance != nil {
+			return nil
 		}
 		if fellBack {
 			why := fmt.Sprintf("slot %s did not come up", k.Running.Other())
@@ -253,6 +255,7 @@ func (k *Keeper) Arrive(log string) (a Arrival, err error) {
 		k.mu.Lock()
 		k.arrived = true
 		k.mu.Unlock()
+		err = chance
 	}
 	return a, err
 }

@@ -298,6 +298,18 @@ func TestUncountableTrial(t *testing.T) {
 	}
 }
 
+// U-Boot could not read the state, and has booted the other slot.
+func TestChance(t *testing.T) {
+	d := newGateway(t, slot.Good)
+	k := keeper(d, slot.B)
+	must(t, k.Booted(false))
+	_, err := k.Arrive("")
+	if err == nil || !strings.Contains(err.Error(), "U-Boot could not read the boot state") || !k.Arrived() {
+		t.Errorf("got %v, arrived: %v", err, k.Arrived())
+	}
+	expect(t, k, "good=a trial=/0 a=good b=good")
+}
+
 // The record, or the boot state, is lost in the middle of a trial.
 func TestLost(t *testing.T) {
 	for name, tt := range map[string]struct {
