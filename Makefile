@@ -77,7 +77,7 @@ test-qemu: setup
 
 bench: setup ## measure the supervisor against Debian's, the device API, then builds, sizes, boots and memory of all boards; prints tables
 	go test -count=1 -run '^$$' -bench Figures -benchtime 1x ./gweinit/supervisord
-	go test -count=1 -run '^$$' -bench . ./gweinit/exosite ./gweinit/exosite/exositetest ./gweinit/engine
+	go test -count=1 -run '^$$' -bench . ./gweinit/exosite ./gweinit/exosite/exositetest ./gweinit/engine ./gweinit/engine/firmware
 	fleet=5000 go test -count=1 -v -run TestFleet ./gweinit/engine
 	story_boards="$(boards)" go test -tags qemu -count=1 -timeout 80m -run '^$$' -bench Figures ./builder/stories
 
