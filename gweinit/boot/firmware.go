@@ -158,17 +158,8 @@ func (s *system) announce(format string, args ...any) {
 // trial, and tries once more what is postponed.
 func watchFirmware(s *system) error {
 	go s.guard("look after the firmware", func(s *system) error {
-		// Not at ready, if the disk has made trouble.
-		for !s.firmware.Arrived() && s.slot.Valid() {
-			time.Sleep(time.Minute)
-			err := s.within(arriveLimit, arrive)
-			if errors.Is(err, errHangs) {
-				s.leave("the disk hangs")
-				return err
-			}
-			if err != nil {
-				logError("arrive: %v", err)
-			}
+		if err := s.arriveLate(); err != nil {
+			return err
 		}
 		if u := s.firmware.Record().Update; u != nil {
 			switch {
@@ -181,6 +172,30 @@ func watchFirmware(s *system) error {
 		}
 		return s.readRoot()
 	})
+	return nil
+}
+
+// arriveLate arrives, if that has not worked at ready. A disk that hangs for long is
+// left; it may be that of a trial.
+func (s *system) arriveLate() error {
+	hung := time.Time{} // since when
+	for !s.firmware.Arrived() && s.slot.Valid() {
+		time.Sleep(time.Minute)
+		err := s.within(time.Minute, arrive)
+		switch {
+		case err == nil:
+		case !errors.Is(err, errHangs) && !errors.Is(err, update.ErrHangs):
+			hung = time.Time{}
+		case hung.IsZero():
+			hung = time.Now()
+		case time.Since(hung) > arriveLimit:
+			s.leave("the disk with the boot state hangs")
+			return err
+		}
+		if err != nil {
+			logError("arrive: %v", err)
+		}
+	}
 	return nil
 }
 

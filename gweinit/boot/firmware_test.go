@@ -202,3 +202,45 @@ func TestJudge(t *testing.T) {
 		})
 	}
 }
+
+// The boot state could not be had at ready. It is asked for again; a disk that
+// hangs is left, one with errors is not.
+func TestArriveLate(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		open    func(d *powercut.Disk, hung chan bool) (update.Device, error)
+		arrived bool
+		reboots int
+	}{
+		{"it works again", func(d *powercut.Disk, _ chan bool) (update.Device, error) { return disk{d, nil}, nil }, true, 0},
+		{"an error", func(*powercut.Disk, chan bool) (update.Device, error) {
+			return nil, errors.New("input/output error")
+		}, false, 0},
+		{"it hangs", func(_ *powercut.Disk, hung chan bool) (update.Device, error) {
+			<-hung
+			return nil, errors.New("it is over")
+		}, false, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d, hung, over := powercut.New(nil, 8<<20), make(chan bool), false
+				s := onTrial(t, d)
+				s.firmware = &update.Keeper{Running: slot.B, Open: func() (update.Device, error) {
+					if over {
+						return disk{d, nil}, nil // or the test would not end
+					}
+					return tt.open(d, hung)
+				}}
+				go s.guard("arrive", (*system).arriveLate)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if got := s.firmware.Arrived(); got != tt.arrived || len(s.signals) != tt.reboots {
+					t.Errorf("arrived: %v, reboots: %d", got, len(s.signals))
+				}
+				over = true
+				close(hung)
+				time.Sleep(time.Hour)
+			})
+		})
+	}
+}

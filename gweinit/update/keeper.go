@@ -14,6 +14,9 @@ import (
 	"github.com/exosite/gwe/gweinit/ubenv"
 )
 
+// ErrHangs is when the step before has not come to its end.
+var ErrHangs = errors.New("the step before hangs in the disk")
+
 // stepWait is longer than a step takes on the slowest card.
 const stepWait = 10 * time.Second
 
@@ -107,7 +110,7 @@ func (k *Keeper) step(do func(*open) error) error {
 	}
 	for start := time.Now(); !k.steps.TryLock(); time.Sleep(10 * time.Millisecond) {
 		if time.Since(start) > stepWait {
-			return errors.New("the step before hangs in the disk")
+			return ErrHangs
 		}
 	}
 	defer k.steps.Unlock()
