@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -257,7 +258,11 @@ func TestBootStateTable(t *testing.T) {
 			}
 		}
 		// All those that updates leave when the power goes, as the tests there have
-		// found them, and what the model says that those go by.
+		// found them, and what the model says that those go by. The script is the
+		// same everywhere.
+		if !slices.Contains(sample, b.Board) {
+			return
+		}
 		states, err := os.ReadFile(filepath.Join(project, "gweinit/engine/firmware/testdata/boot-states"))
 		if err != nil {
 			t.Fatal(err)

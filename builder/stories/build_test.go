@@ -166,7 +166,7 @@ func TestInterruptedBuild(t *testing.T) {
 	builder, cache, out := builderProgram(t), "", t.TempDir()
 	for _, stop := range []os.Signal{os.Interrupt, os.Kill} {
 		cache = coldCache(t)
-		for _, when := range []string{"unpacking linux-image", "preparing the kernel", "compressing the root"} {
+		for _, when := range []string{"unpacking linux-image", "compressing the root", "preparing the kernel"} {
 			cmd := exec.Command(builder, "image", "-board", "qemu-arm64", "-overlays", "base busybox dev", "-version", "1.0.0", "-mirror", os.Getenv("mirror"), "-cache", cache, "-out", out)
 			cmd.Dir = project
 			lines, err := cmd.StderrPipe()

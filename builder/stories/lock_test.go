@@ -14,6 +14,7 @@ import (
 
 	"github.com/exosite/gwe/builder/debian"
 	"github.com/exosite/gwe/builder/image"
+	"github.com/exosite/gwe/builder/signing"
 )
 
 // nowhere is a mirror that nobody can reach.
@@ -68,6 +69,10 @@ func TestLockedBuild(t *testing.T) {
 		})
 	}
 	zero := strings.Repeat("0", 64)
+	trust, _, err := signing.Public("")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name, board, lock string
 		mirrors           []string
@@ -88,7 +93,7 @@ func TestLockedBuild(t *testing.T) {
 			var log strings.Builder
 			out := t.TempDir()
 			m, err := image.Build(t.Context(), image.Options{
-				Project: project, Board: tt.board, Overlays: b.Overlays, Version: "1.0.0", Lock: tt.lock,
+				Project: project, Board: tt.board, Overlays: b.Overlays, Version: "1.0.0", Lock: tt.lock, Trust: trust,
 				Cache: debsOf(t, b), Out: out, Mirrors: tt.mirrors,
 				Log: func(format string, args ...any) { fmt.Fprintf(&log, format+"\n", args...) },
 			})

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -336,6 +337,11 @@ func TestUpdate(t *testing.T) {
 			m.sees(`Kernel panic`)
 		}
 		rejected("gw.v1.2.0.fw", "never came as far as PID 1")
+		if !slices.Contains(sample, b.Board) { // the rest is the same everywhere, and takes its time
+			io.WriteString(m, "poweroff\n")
+			m.poweredOff()
+			return
+		}
 
 		// A program that ran before does not run in it.
 		m.runs("touch /data/fatal-a; sync")

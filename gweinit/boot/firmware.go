@@ -414,11 +414,11 @@ func (s *system) programsNow() []update.Program {
 }
 
 // running are the programs that an update must not break: those that are started at
-// each boot, and stay up.
+// each boot, and stay up. One that ends again and again is not missed.
 func (s *system) running() []string {
 	names := []string{}
 	for _, p := range s.supervisor.Processes() {
-		if p.State == supervisor.Running && p.Lasting && p.Up >= healthyFor {
+		if p.State == supervisor.Running && p.Lasting && (!p.Ended || p.Up >= healthyFor) {
 			names = append(names, p.Name)
 		}
 	}

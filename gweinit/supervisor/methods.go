@@ -326,6 +326,7 @@ type Process struct {
 	Expected bool          // EXITED: by one of its exit codes
 	Lasting  bool          // it is started at each boot
 	Up       time.Duration // RUNNING: for so long
+	Ended    bool          // it has, at least once
 }
 
 // Processes returns all of them.
@@ -335,7 +336,7 @@ func (s *Supervisor) Processes() []Process {
 		i := p.snapshot()
 		list = append(list, Process{
 			Name: p.name(), State: i.State, Expected: slices.Contains(p.conf.ExitCodes, i.ExitStatus),
-			Lasting: p.conf.Autostart || p.essential, Up: time.Since(i.Started.t),
+			Lasting: p.conf.Autostart || p.essential, Up: time.Since(i.Started.t), Ended: !i.Stopped.t.IsZero(),
 		})
 	}
 	return list
