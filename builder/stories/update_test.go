@@ -422,6 +422,45 @@ func TestUpdateWithoutCheckIn(t *testing.T) {
 	})
 }
 
+// Somebody at the shell goes back to the firmware from before, without a cloud, and
+// then changes his mind.
+func TestRollback(t *testing.T) {
+	eachSample(t, func(t *testing.T, b *build) {
+		c := b.card(t)
+		c.copySlot(t)
+		c.setState(t, slot.Fresh(slot.A, slot.Good))
+		m := c.boot(t)
+		m.ready(b, slot.A)
+		m.shell()
+		io.WriteString(m, "gwe --rollback\n")
+		m.sees(`slot=b why=trial`)
+		m.ready(b, slot.B)
+		m.shell()
+		if got := m.runs("gwe --slots"); !strings.Contains(got, "on trial, running") {
+			t.Errorf("the trial:\n%s", got)
+		}
+		if got := m.runs("gwe --confirm"); !strings.HasSuffix(got, "confirmed") {
+			t.Errorf("gwe --confirm: %s", got)
+		}
+		if st := m.firmware(); st.Slots.Good != slot.B || st.Slots.A.Status != slot.Good || st.Update.State != update.Confirmed {
+			t.Errorf("confirmed: %s", m.runs("gwe --slots"))
+		}
+		io.WriteString(m, "gwe --rollback\n")
+		m.sees(`slot=a why=trial`)
+		m.ready(b, slot.A)
+		m.shell()
+		io.WriteString(m, "gwe --rollback\n")
+		m.sees(`slot=b why=good`)
+		m.ready(b, slot.B)
+		m.shell()
+		if st := m.firmware(); st.Slots.Good != slot.B || st.Slots.A.Status != slot.Good || st.Update.State != update.Rejected || st.Update.Cause != update.ByHand {
+			t.Errorf("after a change of mind: %s", m.runs("gwe --slots"))
+		}
+		io.WriteString(m, "poweroff\n")
+		m.poweredOff()
+	})
+}
+
 // A firmware whose PID 1 hangs is ended by the watchdog, and so are its boots.
 func TestHangingUpdate(t *testing.T) {
 	eachSample(t, func(t *testing.T, b *build) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -81,10 +82,7 @@ func printSlots(out io.Writer, st update.Status) {
 	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "slot\tstate\tversion\tboots left\t")
 	for _, n := range []slot.Name{slot.A, slot.B} {
-		one, version, notes := *st.Slots.Slot(n), st.Versions[n], ""
-		if version == "" {
-			version = "-"
-		}
+		one, version, notes := *st.Slots.Slot(n), cmp.Or(st.Versions[n], "-"), ""
 		left := one.Left
 		if n == st.Slots.Trial {
 			left, notes = st.Slots.TrialLeft, "on trial"
@@ -99,7 +97,7 @@ func printSlots(out io.Writer, st update.Status) {
 	}
 	t.Flush()
 	if u := st.Update; u != nil {
-		fmt.Fprintf(out, "update to %s in slot %s, command %s: %s\n", u.Version, u.Slot, u.ID, u.State)
+		fmt.Fprintf(out, "update from %s to %s in slot %s, command %s: %s\n", cmp.Or(u.From, "-"), cmp.Or(u.Version, "-"), u.Slot, cmp.Or(u.ID, "-"), u.State)
 		if u.Reason != "" {
 			fmt.Fprintf(out, "  %s: %s\n", u.Cause, u.Reason)
 		}

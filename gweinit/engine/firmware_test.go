@@ -23,21 +23,21 @@ b      empty   -         0
 `},
 		"on trial": {update.Status{Slot: slot.B, Slots: &trial, Record: update.Record{
 			Versions: map[slot.Name]string{slot.A: "1.0.0", slot.B: "1.1.0"},
-			Update:   &update.Update{ID: "7-ab", Slot: slot.B, Version: "1.1.0", State: update.Trial},
+			Update:   &update.Update{ID: "7-ab", Slot: slot.B, From: "1.0.0", Version: "1.1.0", State: update.Trial},
 		}}, `
 slot   state   version   boots left
 a      good    1.0.0     8            confirmed
 b      ready   1.1.0     2            on trial, running
-update to 1.1.0 in slot b, command 7-ab: trial
+update from 1.0.0 to 1.1.0 in slot b, command 7-ab: trial
 `},
 		"after a failure": {update.Status{Slot: slot.A, Slots: &confirmed, Record: update.Record{
 			Fallback: "fell back to slot a",
-			Update:   &update.Update{ID: "7-ab", Slot: slot.B, Version: "1.1.0", State: update.Rejected, Cause: update.Programs, Reason: "pump is FATAL"},
+			Update:   &update.Update{ID: "7-ab", Slot: slot.B, From: "1.0.0", Version: "1.1.0", State: update.Rejected, Cause: update.Programs, Reason: "pump is FATAL"},
 		}}, `
 slot   state   version   boots left
 a      good    -         8            confirmed, running
 b      empty   -         0
-update to 1.1.0 in slot b, command 7-ab: rejected
+update from 1.0.0 to 1.1.0 in slot b, command 7-ab: rejected
   programs: pump is FATAL
 fell back to slot a
 `},

@@ -15,7 +15,7 @@ import (
 )
 
 // ErrHangs is when the step before has not come to its end.
-var ErrHangs = errors.New("the step before hangs in the disk")
+var ErrHangs = errors.New("boot state: the step before this one hangs in the disk: try again later, or switch the gateway off and on")
 
 // stepWait is longer than a step takes on the slowest card.
 const stepWait = 10 * time.Second

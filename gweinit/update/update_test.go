@@ -581,6 +581,15 @@ func TestLostInTrialOfA(t *testing.T) {
 
 // Who tries the firmware from before does not lose it.
 func TestReturnKeepsTheOtherSlot(t *testing.T) {
+	fails := func(cause Cause) func(*testing.T, *powercut.Disk, *Keeper) *Keeper {
+		return func(t *testing.T, d *powercut.Disk, _ *Keeper) *Keeper {
+			k, _ := boot(t, d, false, "")
+			_, err := k.Fail(cause, "reason", "")
+			must(t, err)
+			k, _ = boot(t, d, false, "")
+			return k
+		}
+	}
 	for _, tt := range []struct {
 		name string
 		end  func(t *testing.T, d *powercut.Disk, k *Keeper) *Keeper
@@ -588,20 +597,8 @@ func TestReturnKeepsTheOtherSlot(t *testing.T) {
 	}{
 		{"somebody changes his mind", func(t *testing.T, d *powercut.Disk, k *Keeper) *Keeper { must(t, k.Cancel("no")); return k },
 			"good=a trial=/0 a=good b=good; hand-1 to  in b: rejected hand"},
-		{"no check-in", func(t *testing.T, d *powercut.Disk, k *Keeper) *Keeper {
-			k, _ = boot(t, d, false, "")
-			_, err := k.Fail(CheckIn, "no check-in", "")
-			must(t, err)
-			k, _ = boot(t, d, false, "")
-			return k
-		}, "good=a trial=/0 a=good b=good; hand-1 to 2.0 in b: postponed check-in"},
-		{"a program is missing", func(t *testing.T, d *powercut.Disk, k *Keeper) *Keeper {
-			k, _ = boot(t, d, false, "")
-			_, err := k.Fail(Programs, "pump", "")
-			must(t, err)
-			k, _ = boot(t, d, false, "")
-			return k
-		}, "good=a trial=/0 a=good b=bad; hand-1 to 2.0 in b: rejected programs"},
+		{"no check-in", fails(CheckIn), "good=a trial=/0 a=good b=good; hand-1 to 2.0 in b: postponed check-in"},
+		{"a program is missing", fails(Programs), "good=a trial=/0 a=good b=bad; hand-1 to 2.0 in b: rejected programs"},
 		{"U-Boot cannot count", func(t *testing.T, d *powercut.Disk, _ *Keeper) *Keeper {
 			k := keeper(d, slot.A)
 			must(t, k.Booted(false))
