@@ -102,7 +102,10 @@ func MakeFolder(path string, mode os.FileMode) error {
 		}
 	}
 	if err := os.Mkdir(path, mode); err != nil {
-		return err
+		// Another process may have made it since, and not be done with it.
+		if info, statErr := os.Stat(path); statErr != nil || !info.IsDir() {
+			return err
+		}
 	}
 	return SyncFolder(above)
 }

@@ -65,6 +65,22 @@ func TestTidy(t *testing.T) {
 	}
 }
 
+// Several processes may want the same folder.
+func TestMakeFolderTogether(t *testing.T) {
+	for range 50 {
+		path := filepath.Join(t.TempDir(), "a/b/c")
+		errs := make(chan error, 8)
+		for range cap(errs) {
+			go func() { errs <- MakeFolder(path, 0o700) }()
+		}
+		for range cap(errs) {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestMakeFolder(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a/b/c")
