@@ -116,12 +116,18 @@ type system struct {
 	down     atomic.Bool      // on the way there
 }
 
+// memoryLimit is what the Go runtime keeps PID 1 below where it can, in bytes:
+// its collector would wait for 4 MB of garbage by itself. The budget is 6 MB of
+// anonymous memory, of which the binary's own variables take some.
+const memoryLimit = 5 << 20
+
 // Main runs PID 1. It returns, with an exit status, only when it is not PID 1.
 func Main([]string) int {
 	if os.Getpid() != 1 { // the kernel may pass PID 1 what it does not know
 		fmt.Fprintln(os.Stderr, `init is PID 1 of a Gateway Engine image and takes no arguments; "reboot" and "poweroff" control it`)
 		return 2
 	}
+	debug.SetMemoryLimit(memoryLimit)
 	s := &system{reaper: reaper.New(), firmware: newKeeper(), zone: time.UTC, tick: time.Tick(petInterval), signals: make(chan os.Signal, 8), identity: make(chan struct{}, 1)}
 	signal.Notify(s.signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
 	takeSignals()
