@@ -20,6 +20,7 @@ help: ## list the targets
 	@echo
 	@echo "  board=NAME     a board of \"make boards\""
 	@echo "  overlays=...   what the root is made of (default: $(overlays)); add dev for a shell on the console"
+	@echo "  apps=...       apps to install at the first boot: folders with a buildfile.json, or tarballs"
 	@echo "  version=...    version of the firmware (default: from the git commit)"
 	@echo "  release=1      refuse what must not reach a customer"
 	@echo "  lock=FILE      the packages of an earlier build, by its out/BOARD.json (default: the newest)"
@@ -31,7 +32,7 @@ help: ## list the targets
 
 image: $(builder) ## build out/BOARD.img, .img.zst and .json
 	@$(builder) setup -board "$(board)"
-	@$(builder) image -board "$(board)" -overlays "$(overlays)" -version "$(version)" -mirror "$(mirror)" -lock "$(lock)" -provision "$(provision)" -key "$(key)" -release=$(if $(release),true,false)
+	@$(builder) image -board "$(board)" -overlays "$(overlays)" -apps "$(apps)" -version "$(version)" -mirror "$(mirror)" -lock "$(lock)" -provision "$(provision)" -key "$(key)" -release=$(if $(release),true,false)
 
 bundle: image ## build it, and out/BOARD.vVERSION.fw, what gateways update to
 	@$(builder) bundle -board "$(board)" -key "$(key)" -minimum "$(minimum)" -release=$(if $(release),true,false)

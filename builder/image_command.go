@@ -29,6 +29,7 @@ the cache has needs no network, the rest has to be on the mirror still.
 
   builder image -board qemu-arm64
   builder image -board qemu-mipsel -overlays "base busybox dev" -version 1.2.0
+  builder image -board qemu-arm64 -apps "apps/sine ../door.v1.2.tar.gz"
   builder image -board qemu-arm64 -mirror "URL-OF-A-DEBIAN-MIRROR"
   builder image -board qemu-arm64 -lock out/qemu-arm64.json
   builder image -board qemu-arm64 -provision provision.yaml
@@ -39,6 +40,7 @@ func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 	var o image.Options
 	where := commonFlags(flags, &o)
 	overlays := flags.String("overlays", "base busybox", "`names` of overlays, folders in overlays/, later ones on top")
+	apps := flags.String("apps", "", "`paths` of apps to install at the first boot: folders with a buildfile.json, or tarballs")
 	flags.StringVar(&o.Version, "version", "", "version of the firmware (default: from the git commit)")
 	flags.BoolVar(&o.Release, "release", false, "refuse what must not reach a customer")
 	flags.StringVar(&o.Lock, "lock", "", "BOARD.json `file` of the build whose packages to take (default: the newest packages)")
@@ -56,7 +58,7 @@ func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 		return errors.New("release: name your own key with key=FILE (make key key=FILE makes one)")
 	}
 	o.Trust = trust
-	o.Overlays = strings.Fields(*overlays)
+	o.Overlays, o.Apps = strings.Fields(*overlays), strings.Fields(*apps)
 	if err := where(); err != nil {
 		return err
 	}
@@ -178,7 +180,7 @@ func hostPackages() []string {
 
 // testPackages have the tools that the tests check with.
 func testPackages() []string {
-	return []string{"chromium", "cpio", "cryptsetup-bin", "curl", "dnsmasq-base", "fdisk", "gdisk", "gnupg", "minisign", "mosquitto-clients", "supervisor", "zstd"}
+	return []string{"busybox-static", "chromium", "cpio", "cryptsetup-bin", "curl", "dnsmasq-base", "fdisk", "gdisk", "gnupg", "minisign", "mosquitto-clients", "python3", "supervisor", "zstd"}
 }
 
 func setupCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {

@@ -111,6 +111,7 @@ func TestCommandLine(t *testing.T) {
 		{"image -out " + empty, 1, "", "which board? One of: qemu-arm, qemu-arm64, "},
 		{"image -board rpi9 -out " + empty, 1, "", `unknown board "rpi9": there is no boards/rpi9/board.yaml. Known: qemu-arm, qemu-arm64, `},
 		{"image -board qemu-arm64 -overlays bsae -out " + empty, 1, "", `unknown overlay "bsae"`},
+		{"image -board qemu-arm64 -apps apps/none -out " + empty, 1, "", "app apps/none: there is no such folder or tarball"},
 		{"image -board qemu-arm64 -release -out " + empty, 1, "", "release: name your own key with key=FILE"},
 		{"image -board qemu-arm64 -overlays dev -release -key " + key + " -out " + empty, 1, "", "overlay dev is not for a release image"},
 		{"image -board qemu-arm64 -version v1 -out " + empty, 1, "", `version "v1"`},

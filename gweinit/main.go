@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/exosite/gwe/gweinit/boot"
+	"github.com/exosite/gwe/gweinit/cga/sandbox"
 	"github.com/exosite/gwe/gweinit/control"
 	"github.com/exosite/gwe/gweinit/engine"
 	"github.com/exosite/gwe/gweinit/gdc"
@@ -23,6 +24,7 @@ import (
 // behind the name and returns the exit status.
 func programs() map[string]func(args []string) int {
 	return map[string]func([]string) int{
+		sandbox.Program: sandbox.Main,
 		"call":          control.Main,
 		"gdc":           gdc.Main,
 		"gwe":           engine.Main,

@@ -20,7 +20,7 @@ func TestNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const usage, pid1 = "usage: gweinit NAME [ARGUMENT...]\nNAME: call, gdc, gwe, init, modprobe, supervisorctl, supervisord", "init is PID 1 of a Gateway Engine image"
+	const usage, pid1 = "usage: gweinit NAME [ARGUMENT...]\nNAME: app-installer, call, gdc, gwe, init, modprobe, supervisorctl, supervisord", "init is PID 1 of a Gateway Engine image"
 	for _, tt := range []struct{ args, want string }{
 		{"gweinit", usage},
 		{"gweinit intt", usage},

@@ -25,6 +25,7 @@ const (
 	ubootRef      = "u-boot"
 	imageRef      = "image"
 	compressedRef = "image-compressed"
+	appRef        = "app:"       // and its name
 	partitionRef  = "partition:" // and its name
 	packageRef    = "pkg:deb/"   // a package URL, as the next one
 	moduleRef     = "pkg:golang/"
@@ -107,6 +108,12 @@ func (m *Manifest) bom() *cyclonedx.BOM {
 		parts = append(parts, cyclonedx.Component{
 			BOMRef: purl, Type: cyclonedx.ComponentTypeLibrary, Name: g.Path, Version: g.Version,
 			PackageURL: purl, Properties: optional(properties(propSum, g.Sum)),
+		})
+	}
+	for _, a := range m.Apps {
+		parts = append(parts, cyclonedx.Component{
+			BOMRef: appRef + a.Name, Type: cyclonedx.ComponentTypeApplication, Name: a.Name, Version: a.Version, Hashes: hashes(a.SHA256),
+			Properties: optional(properties(propSize, itoa(a.Size))),
 		})
 	}
 	for _, p := range m.Partitions {
@@ -283,6 +290,8 @@ func Decode(r io.Reader) (*Manifest, error) {
 			m.Image = d.file(c)
 		case ref == compressedRef:
 			m.Compressed = d.file(c)
+		case strings.HasPrefix(ref, appRef):
+			m.Apps = append(m.Apps, App{c.Name, c.Version, d.sha256(c), d.number(propSize)})
 		case strings.HasPrefix(ref, partitionRef):
 			m.Partitions = append(m.Partitions, disk.Partition{
 				Name: c.Name, Offset: d.number(propOffset), Size: d.number(propSize), GUID: d.text(propGUID), SHA256: d.sha256(c),

@@ -36,6 +36,7 @@ func sample() *Manifest {
 		}}},
 		Go:         "go1.26.8",
 		GoModules:  []GoModule{{"golang.org/x/sys", "v0.49.0", "h1:XbzkgYJHdqh/8m2Uu0W/dQv8nktxx4BFHp1M0gROTXA="}, {"example.com/Mixed/case/v2", "v2.0.0", ""}},
+		Apps:       []App{{Name: "sine", Version: "1.0", SHA256: hash("d"), Size: 2345678}},
 		Tools:      map[string]string{"squashfs-tools": "1:4.6.1-1", "mtools": "4.0.43-1"},
 		Partitions: []disk.Partition{{Name: "boot", Offset: 1 << 20, Size: 8 << 20, GUID: "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", SHA256: hash("9")}},
 		Slot:       SlotSize{BootImage: 9, Root: 4096},

@@ -32,6 +32,7 @@ type Options struct {
 	Project  string   // folder with boards, overlays and gweinit
 	Board    string   // name
 	Overlays []string // names, later ones on top
+	Apps     []string // folders with a buildfile, or tarballs
 	Version  string   // "" takes it from the commit
 	Release  bool     // refuse what must not reach a customer
 	Lock     string   // BOARD.json of the build whose packages to take; "" takes the newest
@@ -53,6 +54,7 @@ type build struct {
 	board    *board.Board
 	lock     *Manifest // nil without
 	overlays []*rootfs.Overlay
+	apps     []app
 	cache    cache.Dir
 	repo     *debian.Repo
 	time     time.Time
@@ -103,6 +105,7 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 		run  func(context.Context) error
 	}{
 		{"tools", b.findTools},
+		{"apps", b.makeApps}, // before the downloads: mistakes are most likely here
 		{"packages", b.fetchPackages},
 		{"U-Boot", b.makeUBoot},
 		{"kernel", b.makeKernel},
@@ -129,15 +132,18 @@ func (b *build) load(ctx context.Context) error {
 	if b.board, err = board.Load(filepath.Join(b.Project, "boards"), b.Board); err != nil {
 		return err
 	}
-	for _, name := range b.Overlays {
-		o, err := LoadOverlay(b.Project, name)
-		if err != nil {
-			return err
-		}
+	if b.overlays, err = LoadOverlays(b.Project, b.Overlays); err != nil {
+		return err
+	}
+	b.Overlays = nil
+	for _, o := range b.overlays {
 		if b.Release && !o.Release {
-			return fmt.Errorf("overlay %s is not for a release image: leave it out, or build without release", name)
+			return fmt.Errorf("overlay %s is not for a release image: leave it out, or build without release", o.Name)
 		}
-		b.overlays = append(b.overlays, o)
+		b.Overlays = append(b.Overlays, o.Name)
+	}
+	if err := b.findApps(); err != nil {
+		return err
 	}
 	text, err := provisioning(b.Provision)
 	if err != nil { // before the work of minutes
@@ -166,6 +172,35 @@ func (b *build) load(ctx context.Context) error {
 	}
 	b.Log("image of %s, version %s, overlays %v", b.Board, rev.version, b.Overlays)
 	return nil
+}
+
+// LoadOverlays loads overlays of the project. Each comes behind those that it
+// needs, which need not be named.
+func LoadOverlays(project string, names []string) ([]*rootfs.Overlay, error) {
+	var all []*rootfs.Overlay
+	var add func(names, path []string) error
+	add = func(names, path []string) error {
+		for _, name := range names {
+			if slices.Contains(path, name) {
+				return fmt.Errorf("overlays need each other: %s", strings.Join(append(path, name), ", "))
+			}
+			if slices.ContainsFunc(all, func(o *rootfs.Overlay) bool { return o.Name == name }) {
+				continue
+			}
+			o, err := LoadOverlay(project, name)
+			if err != nil && len(path) > 0 {
+				return fmt.Errorf("overlay %s: needs: %w", path[len(path)-1], err)
+			} else if err != nil {
+				return err
+			}
+			if err := add(o.Needs, append(path, name)); err != nil {
+				return err
+			}
+			all = append(all, o)
+		}
+		return nil
+	}
+	return all, add(names, nil)
 }
 
 // LoadOverlay loads one of the project's overlays.
@@ -359,7 +394,7 @@ func (b *build) makeDisk(ctx context.Context) error {
 		Time:      b.time,
 	}, b.tmp, filepath.Join(b.tmp, b.Board+".img"))
 	if err != nil {
-		return err
+		return b.blameApps(err)
 	}
 	for path, size := range map[string]*int64{b.bootImage: &b.manifest.Slot.BootImage, b.root: &b.manifest.Slot.Root} {
 		info, err := os.Stat(path)

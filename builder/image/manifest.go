@@ -19,6 +19,7 @@ type Manifest struct {
 	Epoch         int64 // seconds since 1970, in all files
 	Release       bool
 	Overlays      []string
+	Apps          []App
 	Suite         string
 	KernelPackage string // the board's; as a rule it stands for the newest kernel of its kind
 	Kernel        string // version, as uname -r prints it

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -338,6 +339,9 @@ func (b *build) makeRoot(ctx context.Context) error {
 	if err := b.addKeys(t); err != nil {
 		return err
 	}
+	if err := b.addApps(t); err != nil {
+		return err
+	}
 	return b.squash(ctx, t)
 }
 
@@ -440,18 +444,7 @@ func (b *build) compile(ctx context.Context, pkg string) ([]byte, error) {
 	out := filepath.Join(b.tmp, "program")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, pkg)
 	cmd.Dir = b.Project
-	// What the user has set for other programs must not reach the device:
-	// variables, nor the file that "go env -w" writes.
-	cmd.Env = append(os.Environ(), "GOENV=off", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off",
-		"CGO_ENABLED=0", "GOOS=linux", "GOARM=", "GOARM64=", "GOMIPS=", "GOMIPS64=")
-	if proxy, err := exec.CommandContext(ctx, "go", "env", "GOPROXY", "GONOSUMDB", "GOSUMDB").Output(); err == nil {
-		if v := strings.Split(string(proxy), "\n"); len(v) >= 3 { // where modules come from is the user's
-			cmd.Env = append(cmd.Env, "GOPROXY="+v[0], "GONOSUMDB="+v[1], "GOSUMDB="+v[2])
-		}
-	}
-	for key, value := range b.board.Go {
-		cmd.Env = append(cmd.Env, key+"="+value)
-	}
+	cmd.Env = b.goEnv(ctx)
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("compile %s: %w\n%s", pkg, err, bytes.TrimSpace(msg))
 	}
@@ -460,13 +453,35 @@ func (b *build) compile(ctx context.Context, pkg string) ([]byte, error) {
 		return nil, fmt.Errorf("compile %s: %w", pkg, err)
 	}
 	b.manifest.Go = info.GoVersion
+	b.addGoModules(info)
+	return os.ReadFile(out)
+}
+
+// goEnv is the environment of the Go tool that compiles for the board.
+func (b *build) goEnv(ctx context.Context) []string {
+	// What the user has set for other programs must not reach the device:
+	// variables, nor the file that "go env -w" writes.
+	env := append(os.Environ(), "GOENV=off", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off",
+		"CGO_ENABLED=0", "GOOS=linux", "GOARM=", "GOARM64=", "GOMIPS=", "GOMIPS64=")
+	if proxy, err := exec.CommandContext(ctx, "go", "env", "GOPROXY", "GONOSUMDB", "GOSUMDB").Output(); err == nil {
+		if v := strings.Split(string(proxy), "\n"); len(v) >= 3 { // where modules come from is the user's
+			env = append(env, "GOPROXY="+v[0], "GONOSUMDB="+v[1], "GOSUMDB="+v[2])
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(b.board.Go)) {
+		env = append(env, key+"="+b.board.Go[key])
+	}
+	return env
+}
+
+// addGoModules notes of which modules a program is made.
+func (b *build) addGoModules(info *buildinfo.BuildInfo) {
 	for _, dep := range info.Deps {
 		m := GoModule{dep.Path, dep.Version, dep.Sum}
 		if !slices.Contains(b.manifest.GoModules, m) {
 			b.manifest.GoModules = append(b.manifest.GoModules, m)
 		}
 	}
-	return os.ReadFile(out)
 }
 
 func writeFrom(r io.Reader, to string) error {

@@ -25,6 +25,7 @@ type Overlay struct {
 
 	Description string
 	Release     bool              // may be in a release image; the default
+	Needs       []string          // other overlays, which come before it
 	Dirs        map[string]Mode   // folders, which git cannot hold empty
 	Modes       map[string]Mode   // of the tree's files that are not plain 0644 or 0755 root:root
 	Files       map[string]string // further files, each with its place in the project
@@ -148,6 +149,14 @@ func lineOf(data []byte, value string) int {
 func (o *Overlay) check(bad func(value, format string, args ...any) error) error {
 	if o.Description == "" {
 		return bad("description", "missing: say in a line what the overlay is for")
+	}
+	for i, name := range o.Needs {
+		switch {
+		case name == o.Name:
+			return bad(name, "an overlay cannot need itself")
+		case slices.Contains(o.Needs[:i], name):
+			return bad(name, "needed twice")
+		}
 	}
 	var paths, patterns []string
 	for _, modes := range []map[string]Mode{o.Dirs, o.Modes} {

@@ -73,6 +73,8 @@ func TestLoadOverlayErrors(t *testing.T) {
 		"no module":           {head + "modules: ['?']\n", ":2:|name is expected"},
 		"optional twice over": {head + "modules:\n  - can??\n", ":3:|can??"},
 		"module twice":        {head + "modules:\n  - can_raw\n  - can\n  - can-raw?\n", ":5:|can-raw?|twice"},
+		"needs itself":        {head + "needs:\n  - base\n  - demo\n", ":4:|demo|itself"},
+		"needs twice":         {head + "needs: [base, dev, base]\n", "base|needed twice"},
 		"concat, no to":       {head + "packages:\n- name: abc\n  concat: [{from: a}]\n", "root itself"},
 	}
 	for name, test := range tests {
@@ -250,7 +252,7 @@ func TestAddPackage(t *testing.T) {
 // The repository's own overlays load, and fit over each other.
 func TestOverlays(t *testing.T) {
 	tree := NewTree()
-	for _, name := range []string{"base", "busybox", "dev", "fieldbus"} {
+	for _, name := range []string{"base", "busybox", "libc", "python", "dev", "fieldbus"} {
 		o, err := LoadOverlay(filepath.Join("../../overlays", name))
 		if err != nil {
 			t.Fatal(err)
@@ -269,6 +271,7 @@ func TestOverlays(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"sbin/init": "-rwxr-xr-x", "sbin/modprobe": "-rwxr-xr-x", "etc/gweinit/console": "-rwxr-xr-x",
+		"usr/lib/python3/dist-packages/exo/api.py": "-rw-r--r--",
 		"etc/shadow": "-rw-------", "etc/passwd": "-rw-r--r--", "root": "drwx------", "tmp": "dtrwxrwxrwx", "lib": "drwxr-xr-x",
 	} {
 		if e, err := tree.Open(path); err != nil || e.Mode.String() != want {

@@ -69,6 +69,7 @@ func phases() []phase {
 		{name: "bring the loopback interface up", run: loopbackUp},
 		{name: "limit the programs", run: limitPrograms},
 		{name: "start the network", run: startNetwork},
+		{name: "prepare the apps", run: prepareApps},
 		{name: "take calls", run: startControl},
 		{name: "start the programs", run: startPrograms},
 		{name: "refill the boots of the good slot", run: arrive},
@@ -98,6 +99,7 @@ type system struct {
 	programs   string // the cgroup for all programs; "" if there is none
 	threads    int    // that all of them may have together
 	supervisor *supervisor.Supervisor
+	apps       *apps
 
 	noData   atomic.Bool   // /data is memory
 	identity chan struct{} // has something in it while the record is lent
@@ -128,7 +130,7 @@ func Main([]string) int {
 		return 2
 	}
 	debug.SetMemoryLimit(memoryLimit)
-	s := &system{reaper: reaper.New(), firmware: newKeeper(), zone: time.UTC, tick: time.Tick(petInterval), signals: make(chan os.Signal, 8), identity: make(chan struct{}, 1)}
+	s := &system{reaper: reaper.New(), firmware: newKeeper(), apps: newApps(), zone: time.UTC, tick: time.Tick(petInterval), signals: make(chan os.Signal, 8), identity: make(chan struct{}, 1)}
 	signal.Notify(s.signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
 	takeSignals()
 	// Ctrl-Alt-Del becomes SIGINT instead of a reset without sync.

@@ -36,7 +36,8 @@ func (s *system) methods() map[string]control.Method {
 			return s.settings.Reload()
 		}),
 		"gweinit.keepIdentity": s.order("Keep Gateway.cfg and Engine.config as they are now in the identity record, which outlives /data. If /data does not take a new Gateway.cfg, its text.", func(args []any) error {
-			return s.withIdentity(func(store *identity.Store) error { return s.provisioning(store).Keep(args[0].(string)) })
+			err := s.withIdentity(func(store *identity.Store) error { return s.provisioning(store).Keep(args[0].(string)) })
+			return errors.Join(err, showSettings())
 		}, control.Param{Name: "gateway", Type: control.String, Default: ""}),
 		"gweinit.firmware": {
 			Help: "What the slots have, and how the latest update of the firmware goes: JSON.", Result: control.String, Run: s.firmwareStatus,
@@ -68,6 +69,10 @@ func (s *system) methods() map[string]control.Method {
 			s.settings.CheckedIn()
 			return nil
 		}),
+		"gweinit.switchGeneration": {
+			Help: "Make the programs those of the apps that are installed by now.", Result: control.Boolean,
+			Run: func(ctx context.Context, _ []any) (any, error) { return true, s.switchGeneration(ctx) },
+		},
 		"gweinit.factoryReset": s.order("Back to the factory's settings, and reboot. What: settings, or everything.", func(args []any) error {
 			if err := s.askReset(args[0].(string)); err != nil {
 				return err

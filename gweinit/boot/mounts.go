@@ -59,6 +59,10 @@ func makeFolders(*system) error {
 		mode os.FileMode
 	}{
 		{"/data/gwe", 0o700},
+		{"/data/apps", 0o755},
+		{"/data/generations", 0o700},
+		{"/data/shared", 0o755}, // what apps see as /data
+		{"/data/shared/gwe", 0o700},
 		{"/data/log", 0o755},
 		{"/data/var", 0o755},
 		{"/data/var/cache", 0o755},

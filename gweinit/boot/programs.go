@@ -71,7 +71,7 @@ func limitPrograms(s *system) error {
 // makeSupervisor makes the supervisor, which has no programs yet.
 func (s *system) makeSupervisor() {
 	s.supervisor = supervisor.New(supervisor.Options{
-		Load: loadPrograms, Reaper: s.reaper, Log: logger, Environ: environment,
+		Load: s.loadPrograms, Prepare: s.apps.prepare, Reaper: s.reaper, Log: logger, Environ: environment,
 		Cgroup: s.programs, PidsLimit: s.threads / 2, ServerURL: "unix://" + control.Socket, MainLog: messages,
 		Essential: essential,
 		Shutdown:  func() { s.ask(unix.SIGTERM) },
@@ -79,9 +79,15 @@ func (s *system) makeSupervisor() {
 	})
 }
 
-// loadPrograms reads the configuration of the programs.
-func loadPrograms() (*conf.Config, error) {
-	config, err := conf.Load(programsConfig, conf.Options{Environ: environment, LogMaxBytes: programLogSize, LogBackups: oldProgramLogs})
+// loadPrograms reads the configuration of the programs. What is wrong with an app's
+// is left out and logged, and no error.
+func (s *system) loadPrograms() (*conf.Config, error) {
+	config, err := conf.Load(programsConfig, conf.Options{Environ: environment, LogMaxBytes: programLogSize, LogBackups: oldProgramLogs, Apps: s.apps.configs()})
+	wrong, err := ofApps(err)
+	if wrong != nil {
+		logError("the configuration of apps: %v", wrong)
+	}
+	s.incomplete.Store(err != nil || wrong != nil)
 	for i, g := range config.Groups {
 		for j := range g.Programs {
 			nameLogs(&config.Groups[i].Programs[j])
@@ -108,12 +114,11 @@ func nameLogs(p *conf.Program) {
 // out.
 func startPrograms(s *system) error {
 	s.incomplete.Store(true) // until all are known
-	config, err := loadPrograms()
+	config, err := s.loadPrograms()
 	for _, w := range config.Warnings {
 		logInfo("%s", w)
 	}
 	s.supervisor.Start(config)
-	s.incomplete.Store(err != nil)
 	return err
 }
 

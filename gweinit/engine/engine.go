@@ -83,9 +83,10 @@ type Engine struct {
 	schedule schedule
 	// connect makes the client for the settings, and the watcher of
 	// engine_fetch, which is nil if nothing is pushed.
-	connect func(gateway.Settings) (cloud, watcher, error)
-	changes <-chan struct{}  // the settings may have been changed; may be nil
-	asked   <-chan os.Signal // somebody wants a check-in now; may be nil
+	connect   func(gateway.Settings) (cloud, watcher, error)
+	installed func() ([]report.App, error) // nil: there are no apps
+	changes   <-chan struct{}              // the settings may have been changed; may be nil
+	asked     <-chan os.Signal             // somebody wants a check-in now; may be nil
 
 	settings gateway.Settings
 	cloud    cloud

@@ -135,7 +135,7 @@ type installer struct {
 	done []string
 }
 
-func (i *installer) Takes(name string) bool { return strings.HasSuffix(name, ".test") }
+func (i *installer) Takes(item command.Item) bool { return strings.HasSuffix(item.Name, ".test") }
 
 func (i *installer) Install(ctx context.Context, job command.Job) (string, error) {
 	line := ""

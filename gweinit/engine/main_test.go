@@ -45,6 +45,32 @@ func gwe(root string, args ...string) (status int, out, errs string) {
 			fmt.Fprintf(out, "slots %v\n", asJSON)
 			return 0
 		},
+		installApps: func(root string, files []string, out, errs io.Writer) int {
+			fmt.Fprintf(out, "install apps %q\n", files)
+			return 0
+		},
+		listApps: func(root string, asJSON bool, out, errs io.Writer) int {
+			fmt.Fprintf(out, "list %v\n", asJSON)
+			return 0
+		},
+		uninstallApps: func(root string, names []string, out, errs io.Writer) int {
+			fmt.Fprintf(out, "uninstall %q\n", names)
+			return 0
+		},
+		rollbackApps: func(root string, names []string, out, errs io.Writer) int {
+			fmt.Fprintf(out, "roll back %q\n", names)
+			return 0
+		},
+		createBuildfile: func(name, version string, out, errs io.Writer) int {
+			fmt.Fprintf(out, "create %q %q\n", name, version)
+			return 0
+		},
+		checkBuildfile: func(file string, out, errs io.Writer) int { fmt.Fprintf(out, "check %q\n", file); return 1 },
+		buildApp: func(file, name, version string, out, errs io.Writer) int {
+			fmt.Fprintf(out, "build %q %q %q\n", file, name, version)
+			return 0
+		},
+		checkTarball:  func(file string, out, errs io.Writer) int { fmt.Fprintf(out, "tarball %q\n", file); return 1 },
 		orderFirmware: func(root, method string, out, errs io.Writer) int { fmt.Fprintln(out, method); return 0 },
 	}
 	status = run(args, root, do, &o, &e)
@@ -84,7 +110,36 @@ func TestCommandLine(t *testing.T) {
 		{args: "--install-firmware=", status: 2, errs: "want the name of a file, an URL, or -"},
 		{args: "--slots", out: "slots false\n"},
 		{args: "--slots --json", out: "slots true\n"},
-		{args: "--json", status: 2, errs: "--json goes with --slots"},
+		{args: "--json", status: 2, errs: "--json goes with --slots and --list-apps"},
+		{args: "-I a.v1.tar.gz", out: "install apps [\"a.v1.tar.gz\"]\n"},
+		{args: "-I a.v1.tar.gz b.v2.tar.gz", out: "install apps [\"a.v1.tar.gz\" \"b.v2.tar.gz\"]\n"},
+		{args: "--install-apps=a,b.v1.tar.gz -I b -- -c", out: "install apps [\"a,b.v1.tar.gz\" \"b\" \"-c\"]\n"},
+		{args: "-d DEBUG -I a.v1.tar.gz", files: lab, out: "install apps [\"a.v1.tar.gz\"]\n"},
+		{args: "-I a.v1.tar.gz -d loud", status: 2, errs: "--set-debug-level: \"loud\" is no level"},
+		{args: "-I a.v1.tar.gz -t 5", status: 2, errs: "settings and --install-apps do not go together"},
+		{args: "-I", status: 2, errs: "flag needs an argument"},
+		{args: "-I ''", status: 2, errs: "--install-apps: one of the names is empty"},
+		{args: "-I a --uninstall-app b", status: 2, errs: "--install-apps and --uninstall-app do not go together"},
+		{args: "--list-apps", out: "list false\n"},
+		{args: "--list-apps --json", out: "list true\n"},
+		{args: "--list-apps a", status: 2, errs: `unexpected argument "a"`},
+		{args: "--uninstall-app a", out: "uninstall [\"a\"]\n"},
+		{args: "--uninstall-app a b --uninstall-app c", out: "uninstall [\"a\" \"c\" \"b\"]\n"},
+		{args: "--uninstall-app a ''", status: 2, errs: "--uninstall-app: one of the names is empty"},
+		{args: "--rollback-app a b", out: "roll back [\"a\" \"b\"]\n"},
+		{args: "--rollback-app a --rollback", status: 2, errs: "--rollback-app and --rollback do not go together"},
+		{args: "-x", out: "create \"\" \"\"\n"},
+		{args: "--create-buildfile -n a -s 1.2", out: "create \"a\" \"1.2\"\n"},
+		{args: "-w f.json", status: 1, out: "check \"f.json\"\n"},
+		{args: "--check-buildfile=", status: 2, errs: "--check-buildfile: want the name of a file"},
+		{args: "-y f.json", out: "build \"f.json\" \"\" \"\"\n"},
+		{args: "--build-app f.json -d DEBUG", files: lab, out: "build \"f.json\" \"\" \"\"\n"},
+		{args: "--build-app-tarball f.json -n a -s 2", out: "build \"f.json\" \"a\" \"2\"\n"},
+		{args: "--build-app=", status: 2, errs: "--build-app: want the name of a file"},
+		{args: "--build-app", status: 2, errs: "flag needs an argument"},
+		{args: "-s 2", status: 2, errs: "--app-name and --app-version go with"},
+		{args: "-z a.v1.tar.gz", status: 1, out: "tarball \"a.v1.tar.gz\"\n"},
+		{args: "-z a -w b", status: 2, errs: "--check-buildfile and --check-tarball do not go together"},
 		{args: "--confirm", out: "confirm\n"},
 		{args: "--rollback", out: "rollback\n"},
 		{args: "--rollback --confirm", status: 2, errs: "--confirm and --rollback do not go together"},
@@ -221,7 +276,7 @@ func TestHelp(t *testing.T) {
 	if status != 0 || errs != "" {
 		t.Errorf("%d, %q", status, errs)
 	}
-	for _, want := range slices.Concat(strings.Fields("--version --path --engine-conf --gateway-cfg --gateway-cik --once --support-bundle --spec --root -P -a"), []string{"Exit status", "Settings:\n"}) {
+	for _, want := range slices.Concat(strings.Fields("--version --path --engine-conf --gateway-cfg --gateway-cik --once --support-bundle --spec --root -P -a --install-apps --build-app-tarball --check-tarball"), []string{"Exit status", "Settings:\n", "Apps:\n"}) {
 		if !strings.Contains(out, want) {
 			t.Errorf("the help has no %q", want)
 		}

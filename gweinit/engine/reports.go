@@ -46,6 +46,10 @@ func (e *Engine) allReports(ctx context.Context) map[string]report.Report {
 	add(usageReport, report.Report{Text: string(text)}, err)
 
 	state := report.Engine{Version: e.version, Status: e.host.Status(ctx), Programs: e.host.Programs(ctx)}
+	if e.installed != nil {
+		state.Apps, err = e.installed()
+		e.problem("apps", err)
+	}
 	for _, c := range e.queue.Status() {
 		state.Commands = append(state.Commands, c)
 	}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/gweinit/durable"
+	"github.com/exosite/gwe/gweinit/engine/apps"
 	"github.com/exosite/gwe/gweinit/engine/command"
 	"github.com/exosite/gwe/gweinit/engine/firmware"
 	"github.com/exosite/gwe/gweinit/engine/report"
@@ -57,7 +58,8 @@ var installers []command.Installer
 // assembled is an engine on real files, the real cloud and PID 1.
 type assembled struct {
 	*Engine
-	mqttPort string // "": MQTT's; tests have others
+	mqttPort string          // "": MQTT's; tests have others
+	apps     *apps.Installer // nil: not on a gateway
 	client   atomic.Pointer[exosite.Client]
 }
 
@@ -78,7 +80,9 @@ func assemble(root string, installers []command.Installer, log io.Writer) *assem
 	}}
 	b.connect = b.dial
 	if gateway.Here(root) {
-		installers = append(slices.Clone(installers), b.firmware(newMachine(root)))
+		b.apps = newInstaller(root, func(format string, args ...any) { b.log.Error(fmt.Sprintf(format, args...)) })
+		b.installed = (&installed{root: root, version: b.version}).list
+		installers = append(slices.Clone(installers), b.firmware(newMachine(root)), b.apps)
 	}
 	kick := func() {
 		select {
@@ -139,6 +143,9 @@ func (b *assembled) open() error {
 		}
 	}
 	b.problem("downloads", err)
+	if b.apps != nil {
+		b.problem("apps of the firmware", b.orderBaked(b.apps))
+	}
 	return nil
 }
 
@@ -182,6 +189,11 @@ func (b *assembled) dial(s gateway.Settings) (cloud, watcher, error) {
 
 // fetchItem downloads what a command names. A file that is there is whole.
 func (b *assembled) fetchItem(ctx context.Context, id string, item command.Item) (string, error) {
+	if b.apps != nil {
+		if file, ok := b.apps.BakedFile(id, item); ok {
+			return file, nil
+		}
+	}
 	dir := filepath.Join(b.root, downloadFolder, id, item.Name) // of its own, for what a download has beside
 	if err := durable.MakeFolder(dir, 0o700); err != nil {
 		return "", err

@@ -140,6 +140,24 @@ func (f *INI) Value(section, key string) string {
 	return ""
 }
 
+// Differences returns the options of a file that are others after than before, and
+// new ones.
+func Differences(file string, before, after []byte) (changes []Change) {
+	old, new := ParseINI(before), ParseINI(after)
+	seen := map[string]bool{}
+	for _, l := range new.lines {
+		id := strings.ToLower(l.section + "\x00" + l.key)
+		if l.kind != option || seen[id] {
+			continue
+		}
+		seen[id] = true
+		if value := new.Value(l.section, l.key); value != old.Value(l.section, l.key) {
+			changes = append(changes, Change{File: file, Section: l.section, Key: l.key, Value: value})
+		}
+	}
+	return changes
+}
+
 // find returns the index of the option's line, or -1.
 func (f *INI) find(section, key string) int {
 	at := -1

@@ -247,7 +247,7 @@ func receive(ctx context.Context, result <-chan error) error {
 
 // startable returns the fault if a start by hand makes no sense.
 func (p *process) startable() error {
-	if _, _, err := p.executable(); err != nil {
+	if _, _, err := p.ready(); err != nil {
 		code := control.NotExecutable
 		if errors.Is(err, os.ErrNotExist) {
 			code = control.NoFile

@@ -27,7 +27,7 @@ const (
 // launch starts the process. An error that has to do with the program is written
 // into its log, too, as Supervisor does it.
 func (p *process) launch() error {
-	path, argv, err := p.executable()
+	path, argv, err := p.ready()
 	if err != nil {
 		return err
 	}
@@ -409,4 +409,25 @@ func lookup(environ []string, name string) (value string) {
 		}
 	}
 	return value
+}
+
+// ready makes the root directory of an app's program, and returns its file and
+// arguments as executable does.
+func (p *process) ready() (string, []string, error) {
+	if p.conf.App != "" && p.s.opt.Prepare != nil {
+		if err := p.s.opt.Prepare(p.conf, p.s.idle(p.conf.App)); err != nil {
+			return "", nil, fmt.Errorf("make the root directory of the app %s: %w", p.conf.App, err)
+		}
+	}
+	return p.executable()
+}
+
+// idle says whether no program of an app is up.
+func (s *Supervisor) idle(app string) bool {
+	for _, p := range s.all() {
+		if p.conf.App == app && p.snapshot().PID != 0 {
+			return false
+		}
+	}
+	return true
 }

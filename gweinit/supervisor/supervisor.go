@@ -53,6 +53,9 @@ type Options struct {
 	// PidsLimit is that of programs without a pids_limit, but for the essential
 	// ones: one program must not take what all together may have. 0: none.
 	PidsLimit int
+	// Prepare is called before a program of an app starts, and makes its root
+	// directory; idle says that nothing of the app is up. nil: there are no apps.
+	Prepare   func(p conf.Program, idle bool) error
 	ServerURL string // for SUPERVISOR_SERVER_URL, as "unix:///run/supervisor.sock"
 	MainLog   string // the file with the supervisor's own log, "" if there is none
 	// ClearMainLog empties it; nil: that is not possible.

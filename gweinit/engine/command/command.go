@@ -30,19 +30,36 @@ const (
 	maxName  = 200 // bytes; a file of this name has room for what is added to it
 )
 
-// Item is one content that is to be installed.
+// What is to be done with an item, as its key in the command says.
+const (
+	Install   = "" // in a file: other firmware knows nothing else
+	Uninstall = "uninstall"
+	Rollback  = "rollback"
+)
+
+// Item is one thing that is to be done: a content of the product to install, or an
+// app to remove or to change back to the version before.
 type Item struct {
-	Name   string `json:"name"`             // of the product's content
-	SHA256 string `json:"sha256,omitempty"` // of it, in hexadecimal; "": not told
+	Do     string `json:"do,omitempty"`
+	Name   string `json:"name"`
+	SHA256 string `json:"sha256,omitempty"` // of the content, in hexadecimal; "": not told
 }
 
-// order is the JSON of engine_fetch.
-type order struct {
-	Install []Item `json:"install"`
+// label is the item for a person.
+func (i Item) label() string {
+	if i.Do == Install {
+		return i.Name
+	}
+	return i.Do + " " + i.Name
 }
 
-// Parse reads the value of engine_fetch, {"install": [{"name": "NAME"}, ...]}.
-// The error says what is wrong with it, for the person who wrote it.
+// keys are those of a command, in the order in which they are done.
+var keys = []struct{ key, do string }{{"uninstall", Uninstall}, {"rollback", Rollback}, {"install", Install}}
+
+// Parse reads the value of engine_fetch, {"install": [{"name": "NAME"}, ...]}. Beside
+// or instead of install there may be uninstall and rollback, whose entries can also
+// be just the names of apps. The error says what is wrong with it, for the person who
+// wrote it.
 func Parse(value string) ([]Item, error) {
 	if len(value) > maxValue {
 		return nil, fmt.Errorf("the command has %d bytes, at most %d are taken", len(value), maxValue)
@@ -51,50 +68,90 @@ func Parse(value string) ([]Item, error) {
 		return nil, errors.New("the command is not UTF-8")
 	}
 	d := json.NewDecoder(strings.NewReader(value))
-	var keys map[string]json.RawMessage
-	if err := d.Decode(&keys); err != nil {
+	var given map[string]json.RawMessage
+	if err := d.Decode(&given); err != nil {
 		return nil, fmt.Errorf(`the command is no JSON object such as {"install": [{"name": "NAME.v1.tar.gz"}]}: %w`, err)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return nil, errors.New("there is something behind the command's closing brace")
 	}
-	for key := range keys {
-		if key != "install" {
-			return nil, fmt.Errorf("unknown command %.60q; this firmware knows install", key)
-		}
-	}
-	if keys == nil || keys["install"] == nil {
-		return nil, errors.New("the command says nothing to install")
-	}
-	d = json.NewDecoder(bytes.NewReader(keys["install"]))
-	d.DisallowUnknownFields()
 	var items []Item
-	if err := d.Decode(&items); err != nil {
-		return nil, fmt.Errorf(`install: want a list such as [{"name": "NAME.v1.tar.gz"}]: %w`, err)
+	for _, k := range keys {
+		text, ok := given[k.key]
+		delete(given, k.key)
+		if !ok {
+			continue
+		}
+		list, err := parseItems(k.key, k.do, text)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, list...)
+	}
+	for key := range given {
+		return nil, fmt.Errorf("unknown command %.60q; this firmware knows install, uninstall and rollback", key)
 	}
 	switch {
 	case len(items) == 0:
-		return nil, errors.New("install: the list is empty")
+		return nil, errors.New("the command says nothing to install")
 	case len(items) > maxItems:
-		return nil, fmt.Errorf("install: %d entries, at most %d are taken", len(items), maxItems)
-	}
-	seen := map[string]bool{}
-	for i, item := range items {
-		if err := item.check(); err != nil {
-			return nil, fmt.Errorf("install: entry %d: %w", i+1, err)
-		}
-		if seen[item.Name] {
-			return nil, fmt.Errorf("install: %.200q is there twice", item.Name)
-		}
-		seen[item.Name] = true
-		items[i].SHA256 = strings.ToLower(item.SHA256)
+		return nil, fmt.Errorf("the command has %d entries, at most %d are taken", len(items), maxItems)
 	}
 	return items, nil
+}
+
+func parseItems(key, do string, text json.RawMessage) (items []Item, err error) {
+	var entries []json.RawMessage
+	if err := json.Unmarshal(text, &entries); err != nil {
+		return nil, fmt.Errorf(`%s: want a list such as [{"name": "NAME"}]: %w`, key, err)
+	}
+	if len(entries) == 0 {
+		return nil, fmt.Errorf("%s: the list is empty", key)
+	}
+	if len(entries) > maxItems {
+		return nil, fmt.Errorf("%s: %d entries, at most %d are taken", key, len(entries), maxItems)
+	}
+	seen := map[string]bool{}
+	for i, entry := range entries {
+		item, err := parseItem(do, entry)
+		if err != nil {
+			return nil, fmt.Errorf(`%s: want a list such as [{"name": "NAME"}]: entry %d: %w`, key, i+1, err)
+		}
+		if err := item.check(); err != nil {
+			return nil, fmt.Errorf("%s: entry %d: %w", key, i+1, err)
+		}
+		if seen[item.Name] {
+			return nil, fmt.Errorf("%s: %.200q is there twice", key, item.Name)
+		}
+		seen[item.Name] = true
+		item.SHA256 = strings.ToLower(item.SHA256)
+		items = append(items, item)
+	}
+	return items, nil
+}
+
+func parseItem(do string, text json.RawMessage) (Item, error) {
+	item := Item{Do: do}
+	if do != Install && json.Unmarshal(text, &item.Name) == nil {
+		return item, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if do == Install {
+		var entry struct{ Name, SHA256 string }
+		err := d.Decode(&entry)
+		return Item{Name: entry.Name, SHA256: entry.SHA256}, err
+	}
+	var entry struct{ Name string }
+	err := d.Decode(&entry)
+	return Item{Do: do, Name: entry.Name}, err
 }
 
 // check says whether the item can be one: its name becomes that of a file.
 func (i Item) check() error {
 	switch {
+	case i.Do != Install && i.Do != Uninstall && i.Do != Rollback:
+		return fmt.Errorf("unknown command %.60q", i.Do)
 	case i.Name == "":
 		return errors.New("it has no name")
 	case len(i.Name) > maxName:
@@ -130,8 +187,8 @@ type Job struct {
 // Installer installs a kind of content. The installers of a gateway are few; who
 // has them all decides by Takes.
 type Installer interface {
-	// Takes says whether this is one of its, by the name.
-	Takes(name string) bool
+	// Takes says whether this is one of its.
+	Takes(item Item) bool
 	// Install does the job as one transaction, and returns what there is to
 	// tell about it: it goes to fetch_status. It returns soon when ctx ends.
 	// For a Job that is done already it returns what it returned then. An

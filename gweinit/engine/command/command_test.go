@@ -87,7 +87,7 @@ func TestStatusLines(t *testing.T) {
 		{"a panic in the error", command("bad"), func() (string, error) { return "", (*os.PathError)(nil) }, "failed: bad: panic: runtime error: invalid memory address or nil pointer dereference"},
 		{"no error to try again for", command("bad"), func() (string, error) { return "fine", Later(nil) }, "installed: bad"},
 		{"output of a MB", command("bad"), func() (string, error) { return strings.Repeat("\x00\xff<\n", 1<<18), nil }, "installed: bad"},
-		{"refused with a long word", `{"` + strings.Repeat("k", 60000) + `": 1}`, nil, "this firmware knows install"},
+		{"refused with a long word", `{"` + strings.Repeat("k", 60000) + `": 1}`, nil, "this firmware knows install, uninstall and rollback"},
 		{"refused with a long field", `{"install": [{"` + strings.Repeat("k", 60000) + `": 1}]}`, nil, "kkk..."},
 		{"refused, not UTF-8", command("\xff"), nil, "refused: the command is not UTF-8"},
 	} {

@@ -90,14 +90,14 @@ func (s *story) set(value string) {
 	s.fetch, s.written = value, s.clock
 }
 
-func (s *story) Takes(name string) bool {
-	return strings.HasPrefix(name, "app") || strings.HasPrefix(name, "fw")
+func (s *story) Takes(item Item) bool {
+	return strings.HasPrefix(item.Name, "app") || strings.HasPrefix(item.Name, "fw")
 }
 
 // other is an installer beside the first.
 type other struct{ *story }
 
-func (o other) Takes(name string) bool { return strings.HasPrefix(name, "fw") }
+func (o other) Takes(item Item) bool { return strings.HasPrefix(item.Name, "fw") }
 
 // Install commits in one step, as an installer has to.
 func (s *story) Install(_ context.Context, job Job) (string, error) {

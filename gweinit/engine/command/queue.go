@@ -314,9 +314,42 @@ func (q *Queue) Holds(id string) bool {
 
 func names(items []Item) (names []string) {
 	for _, item := range items {
-		names = append(names, item.Name)
+		names = append(names, item.label())
 	}
 	return names
+}
+
+// done says what was done, by verbs.
+func done(items []Item) string {
+	var parts []string
+	for _, verb := range []struct{ do, done string }{{Uninstall, "uninstalled"}, {Rollback, "rolled back"}, {Install, "installed"}} {
+		var names []string
+		for _, item := range items {
+			if item.Do == verb.do {
+				names = append(names, item.Name)
+			}
+		}
+		if names != nil {
+			parts = append(parts, verb.done+": "+strings.Join(names, ", "))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Order puts a command of the gateway's own into the queue, unless it is there
+// already, or how it ended is still to be reported.
+func (q *Queue) Order(id string, items ...Item) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if slices.ContainsFunc(q.state.Queue, func(c queued) bool { return c.ID == id }) ||
+		slices.ContainsFunc(q.state.Outcomes, func(o Outcome) bool { return o.ID == id }) || len(q.state.Queue) >= maxQueue {
+		return nil
+	}
+	if err := q.save(func(s *state) { s.Queue = append(s.Queue, queued{ID: id, Items: items}) }); err != nil {
+		return fmt.Errorf("order %s: %w", id, err)
+	}
+	q.poke()
+	return nil
 }
 
 func (q *Queue) poke() {
@@ -376,7 +409,7 @@ func (q *Queue) Step(ctx context.Context) bool {
 	q.mu.Unlock()
 
 	var output string
-	err := fmt.Errorf("this firmware has nothing that installs such a file: %.200q", items[0].Name)
+	err := fmt.Errorf("this firmware has nothing that installs such a file: %.200q", items[0].label())
 	if installer != nil {
 		output, err = install(ctx, installer, job)
 	}
@@ -387,7 +420,7 @@ func (q *Queue) Step(ctx context.Context) bool {
 	if ctx.Err() != nil && err != nil {
 		return false // the engine ends; the next one is told that it was begun
 	}
-	return q.done(c, items, output, err)
+	return q.end(c, items, output, err)
 }
 
 // next returns the items at the head of a command that go together, and who
@@ -395,7 +428,7 @@ func (q *Queue) Step(ctx context.Context) bool {
 func (q *Queue) next(c queued) (Installer, []Item) {
 	who := func(item Item) Installer {
 		for _, i := range q.Installers {
-			if i.Takes(item.Name) {
+			if i.Takes(item) {
 				return i
 			}
 		}
@@ -433,8 +466,8 @@ func install(ctx context.Context, i Installer, job Job) (output string, err erro
 // powerCut is for tests.
 type powerCut struct{ error }
 
-// done notes how a part of the first command ended. q.mu is held.
-func (q *Queue) done(c queued, items []Item, output string, err error) bool {
+// end notes how a part of the first command ended. q.mu is held.
+func (q *Queue) end(c queued, items []Item, output string, err error) bool {
 	output = limited(output)
 	if again := (later{}); errors.As(err, &again) && c.Tries < maxTries-1 {
 		wait := min(firstWait<<min(c.Tries, 20), longest)
@@ -450,7 +483,7 @@ func (q *Queue) done(c queued, items []Item, output string, err error) bool {
 	}
 	last := c.Done+len(items) == len(c.Items)
 	what := strings.Join(names(items), ", ")
-	result := "installed: " + what
+	result := done(items)
 	if err != nil {
 		result = fmt.Sprintf("failed: %s: %s", what, reason(err))
 		if rest := c.Items[c.Done+len(items):]; len(rest) > 0 {

@@ -21,7 +21,7 @@ type installer struct {
 	jobs    []Job
 }
 
-func (i *installer) Takes(name string) bool { return strings.HasPrefix(name, i.name) }
+func (i *installer) Takes(item Item) bool { return strings.HasPrefix(item.Name, i.name) }
 
 func (i *installer) Install(ctx context.Context, job Job) (string, error) {
 	i.jobs = append(i.jobs, job)
@@ -317,15 +317,28 @@ func TestParse(t *testing.T) {
 		`{"install": [7]}`:             "!want a list",
 		`{"install": [{"name": 7}]}`:   "!want a list",
 		`{"install": [{"nmae": "a"}]}`: `!unknown field "nmae"`,
-		`{"install": [{"name": "a", "sha256": "abc"}]}`: "!64 hexadecimal digits",
-		`{"reboot": true}`:                  `!unknown command "reboot"`,
-		command("a") + "x":                  "!behind the command's closing brace",
-		command("a") + command("a"):         "!behind the command's closing brace",
-		command("\xff"):                     "!not UTF-8",
-		command(strings.Repeat("a", 65536)): "!at most 65536",
+		`{"install": [{"name": "a", "sha256": "abc"}]}`:                                 "!64 hexadecimal digits",
+		`{"uninstall": ["b", {"name": "c"}]}`:                                           "[{uninstall b } {uninstall c }]",
+		`{"install": [{"name": "a"}], "rollback": [{"name": "b"}], "uninstall": ["a"]}`: "[{uninstall a } {rollback b } {a }]",
+		`{"install": ["a"]}`:                             "!want a list",
+		`{"install": [{"name": "a", "do": "rollback"}]}`: `!unknown field "do"`,
+		`{"uninstall": [{"name": "a", "sha256": "00"}]}`: `!unknown field "sha256"`,
+		`{"uninstall": []}`:                              "!the list is empty",
+		`{"rollback": [7]}`:                              "!want a list",
+		`{"rollback": ["a", {"name": "a"}]}`:             "!twice",
+		`{"rollback": ["../a"]}`:                         "!no name of a file",
+		`{"reboot": true}`:                               `!unknown command "reboot"`,
+		command("a") + "x":                               "!behind the command's closing brace",
+		command("a") + command("a"):                      "!behind the command's closing brace",
+		command("\xff"):                                  "!not UTF-8",
+		command(strings.Repeat("a", 65536)):              "!at most 65536",
 	} {
 		items, err := Parse(value)
-		got := fmt.Sprint(items)
+		var parts []string
+		for _, item := range items {
+			parts = append(parts, "{"+item.label()+" "+item.SHA256+"}")
+		}
+		got := fmt.Sprint(parts)
 		if err != nil {
 			got = "!" + err.Error()
 		}

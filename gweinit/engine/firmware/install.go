@@ -37,7 +37,9 @@ type Installer struct {
 }
 
 // Takes says whether it is firmware. Whether it is for this gateway the bundle says.
-func (i *Installer) Takes(name string) bool { return strings.HasSuffix(name, ".fw") }
+func (i *Installer) Takes(item command.Item) bool {
+	return item.Do == command.Install && strings.HasSuffix(item.Name, ".fw")
+}
 
 // Install returns when the trial has ended. As that goes over reboots, it mostly is
 // called several times.

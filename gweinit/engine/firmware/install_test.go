@@ -35,7 +35,7 @@ func little(t *testing.T) (*board, *memory) {
 
 func TestTakes(t *testing.T) {
 	for name, want := range map[string]bool{"rpi3.v1.2.0.fw": true, "x.fw": true, "app.v1.tar.gz": false, "fw": false, "x.fw.gz": false} {
-		if got := (&Installer{}).Takes(name); got != want {
+		if got := (&Installer{}).Takes(command.Item{Name: name}); got != want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

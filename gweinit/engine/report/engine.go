@@ -78,11 +78,19 @@ func asPrograms(answer any) ([]Program, error) {
 
 // Engine is what there is to report about the gateway's programs and firmware.
 type Engine struct {
-	Version  string          // of the firmware
-	Programs []Program       // nil: no supervisor could be asked
+	Version  string    // of the firmware
+	Programs []Program // nil: no supervisor could be asked
+	Apps     []App
 	Status   json.RawMessage // what PID 1 tells by gweinit.status; nil: there is none, as on a workstation
 	Errors   []string        // pending ones of the engine, newest last
 	Commands []any           // queued or running ones, each as it marshals itself to JSON
+}
+
+// App is an installed app. Its program has its name.
+type App struct {
+	Name, Version string
+	// Stale are files of it that hide newer ones of the firmware.
+	Stale []string
 }
 
 // Limits of an engine_report, in bytes of its JSON unless they say otherwise.
@@ -94,6 +102,7 @@ const (
 	maxFailed   = 32  // phases
 	maxText     = 400 // of an error, before it is escaped
 	maxName     = 100 // of a name
+	maxStale    = 8   // files of an app
 	noteSize    = 200 // for the keys around "note", and how many programs are left out
 )
 
@@ -130,6 +139,8 @@ type app struct {
 	ExitStatus int    `json:"exitstatus"`
 	Uptime     string `json:"uptime"`
 	Version    string `json:"version"`
+	// Stale are files of the app that hide newer ones of the firmware.
+	Stale []string `json:"stale,omitempty"`
 }
 
 // engineReport is the JSON of an engine_report.
@@ -229,12 +240,13 @@ func (e Engine) Report() (Report, error) {
 	for _, n := range notes {
 		left -= len(n)
 	}
-	programs := slices.SortedFunc(slices.Values(e.Programs), func(a, b Program) int {
+	programs := slices.SortedFunc(slices.Values(withApps(e.Programs, e.Apps)), func(a, b Program) int {
 		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Name, b.Name))
 	})
 	facts.Apps = make([]json.RawMessage, 0, len(programs))
 	for i, p := range programs {
-		text, err := p.encode(e.Version, duration(p.Uptime))
+		app := appOf(p, e.Apps)
+		text, err := p.encode(cmp.Or(app.Version, e.Version), duration(p.Uptime), app.Stale)
 		if err != nil {
 			return Report{}, fmt.Errorf("engine_report: program %s: %w", p.name(), err)
 		}
@@ -242,7 +254,7 @@ func (e Engine) Report() (Report, error) {
 			note("%d more programs", len(programs)-i)
 			break
 		}
-		fact, err := p.steady().encode("", "")
+		fact, err := p.steady().encode(app.Version, "", app.Stale)
 		if err != nil {
 			return Report{}, fmt.Errorf("engine_report: program %s: %w", p.name(), err)
 		}
@@ -262,10 +274,33 @@ func (p Program) steady() Program {
 	return p
 }
 
-func (p Program) encode(version, uptime string) (json.RawMessage, error) {
-	return encode(map[string]app{cut(p.name(), maxName): {
-		Status: cut(p.State, maxName), ExitStatus: p.ExitStatus, Uptime: uptime, Version: short(version),
-	}})
+func (p Program) encode(version, uptime string, stale []string) (json.RawMessage, error) {
+	a := app{Status: cut(p.State, maxName), ExitStatus: p.ExitStatus, Uptime: uptime, Version: short(version)}
+	for _, path := range stale[:min(len(stale), maxStale)] {
+		a.Stale = append(a.Stale, cut(path, maxName))
+	}
+	return encode(map[string]app{cut(p.name(), maxName): a})
+}
+
+// withApps adds the apps that have no program: libraries, and those that ran once.
+func withApps(programs []Program, apps []App) []Program {
+	all := slices.Clone(programs)
+	for _, a := range apps {
+		if !slices.ContainsFunc(programs, func(p Program) bool { return p.of(a) }) {
+			all = append(all, Program{Name: a.Name, Group: a.Name, State: "INSTALLED"})
+		}
+	}
+	return all
+}
+
+// of says whether it is a program of an app.
+func (p Program) of(a App) bool { return cmp.Or(p.Group, p.Name) == a.Name }
+
+func appOf(p Program, apps []App) App {
+	if i := slices.IndexFunc(apps, p.of); i >= 0 {
+		return apps[i]
+	}
+	return App{}
 }
 
 // finish makes a Report of what is in its text and its facts.

@@ -63,7 +63,8 @@ func parseMounts(mountinfo string) []mounted {
 		all = append(all, m)
 	}
 	all = slices.DeleteFunc(all, func(m mounted) bool {
-		return slices.Contains(pseudo, m.fstype) || m.fstype == "tmpfs" && strings.HasPrefix(m.target, "/sys/")
+		return slices.Contains(pseudo, m.fstype) || m.fstype == "tmpfs" && strings.HasPrefix(m.target, "/sys/") ||
+			m.fstype == "overlay" && strings.HasPrefix(m.target, "/run/apps/") // its room is that of /data
 	})
 	// Of several mounts of a device the one of all of it counts, else the first.
 	seen := map[string]bool{}

@@ -54,6 +54,7 @@ type Options struct {
 	Environ     []string // NAME=VALUE, for %(ENV_NAME)s and ~; the last of a name wins
 	LogMaxBytes int64    // default of *_logfile_maxbytes in bytes; 0: Supervisor's 50 MB
 	LogBackups  int      // default of *_logfile_backups if LogMaxBytes is set; otherwise 10
+	Apps        []App
 }
 
 // Config is what a file and its includes say, without what is wrong in them.
@@ -127,6 +128,8 @@ type Program struct {
 
 	// These are not Supervisor's.
 	RootDirectory string // absolute; "": none
+	App           string // whose program it is; "": the gateway's
+	Revision      string // of the app
 	MemoryLimit   int64  // bytes; 0: none
 	CPUWeight     int    // 1 to 10000, as cgroup v2's cpu.weight; 0: none
 	PidsLimit     int    // 0: none
@@ -272,5 +275,6 @@ func (p Program) Equal(q Program) bool {
 		p.Stdout == q.Stdout && p.Stderr == q.Stderr &&
 		maps.Equal(p.Environment, q.Environment) && p.ServerURL == q.ServerURL &&
 		p.RootDirectory == q.RootDirectory && p.MemoryLimit == q.MemoryLimit &&
+		p.App == q.App && p.Revision == q.Revision &&
 		p.CPUWeight == q.CPUWeight && p.PidsLimit == q.PidsLimit
 }

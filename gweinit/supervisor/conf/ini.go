@@ -37,6 +37,9 @@ type section struct {
 	options map[string]option
 	broken  bool            // it has lines that could not be understood
 	known   map[string]bool // the options that were asked for
+
+	app      *App     // whose it is; nil: the gateway's
+	defaults *section // the app's; nil: those of the document
 }
 
 func newSection(name, file string, line int) *section {

@@ -22,6 +22,9 @@ func Load(file string, opt Options) (*Config, error) {
 	}
 	l.parse(text)
 	l.include()
+	for i := range opt.Apps {
+		l.app(&opt.Apps[i])
+	}
 	return l.config(opt), l.result()
 }
 

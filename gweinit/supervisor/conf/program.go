@@ -76,7 +76,7 @@ func (p *programs) group(s *section) (Group, bool) {
 	var list []Program
 	for _, name := range names {
 		program := p.doc.section("program:" + strip(name))
-		if program == nil {
+		if program == nil || program.app != s.app {
 			failed := r.failed
 			r.fail("programs", p.unknownProgram(strip(name)))
 			r.failed = failed // the other programs are good
@@ -191,10 +191,16 @@ func (p *programs) plan(r *reader, name, group string) plan {
 		{"cpu_weight", optional(&q.CPUWeight, 10000)},
 		{"pids_limit", optional(&q.PidsLimit, math.MaxInt32)},
 	})
+	if a := r.s.app; a != nil {
+		if _, ok := r.lookup("root_directory"); ok {
+			r.fail("root_directory", errors.New("an app has one already, with all that is installed"))
+		}
+		q.App, q.Revision, q.RootDirectory = a.Name, a.Revision, a.Root
+	}
 	q.KillAsGroup = q.StopAsGroup
 	r.apply([]setting{
 		{"killasgroup", boolean(&q.KillAsGroup)},
-		{"user", p.user(&q.Credential, q.RootDirectory)}, // after root_directory
+		{"user", p.user(&q.Credential, r.s.accountsOf(q.RootDirectory))}, // after root_directory
 	})
 	if q.StopAsGroup && !q.KillAsGroup {
 		r.fail("killasgroup", errors.New("it cannot be false if stopasgroup is true"))
@@ -321,6 +327,9 @@ func (p *programs) logfile(r *reader, log namedLog) setter {
 			r.warn(log.name+"_logfile", "syslog is deprecated here; write "+log.name+"_syslog = true")
 			log.Syslog = true
 		default:
+			if a := r.s.app; a != nil {
+				return p.appLog(a, r, log)(value)
+			}
 			return p.inFolder(&log.File)(value)
 		}
 		return nil

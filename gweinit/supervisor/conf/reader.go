@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"math"
-	"path/filepath"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -111,7 +110,11 @@ func (r *reader) lookup(name string) (option, bool) {
 	if o, ok := r.s.options[name]; ok {
 		return o, true
 	}
-	o, ok := r.l.doc.defaults.options[name]
+	defaults := r.l.doc.defaults
+	if r.s.defaults != nil {
+		defaults = r.s.defaults
+	}
+	o, ok := defaults.options[name]
 	return o, ok
 }
 
@@ -144,7 +147,7 @@ func (r *reader) expand(o option) (string, error) {
 	if !utf8.ValidString(o.value) || strings.IndexByte(o.value, 0) >= 0 {
 		return "", errors.New("not UTF-8, or with NUL")
 	}
-	folder, err := filepath.Abs(filepath.Dir(o.file))
+	folder, err := r.s.here(o.file)
 	if err != nil {
 		return "", err
 	}

@@ -1,0 +1,190 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/exosite/gwe/gweinit/cga/generation"
+	"github.com/exosite/gwe/gweinit/cga/layer"
+	"github.com/exosite/gwe/gweinit/cga/view"
+	"github.com/exosite/gwe/gweinit/durable"
+	"github.com/exosite/gwe/gweinit/gateway"
+	"github.com/exosite/gwe/gweinit/supervisor/conf"
+)
+
+// appAccounts has the users and groups of the firmware and of all apps together, in
+// a folder for each generation.
+const appAccounts = "/run/apps/.accounts"
+
+// apps are the installed apps, as of the newest generation.
+type apps struct {
+	store generation.Store
+	roots view.ProgramRoots
+
+	changes sync.Mutex // is held while programs are made those of a generation
+
+	mu       sync.Mutex
+	current  generation.Generation
+	accounts string // "": those of the firmware
+}
+
+func newApps() *apps { return &apps{store: generation.Store{Log: logError}} }
+
+// prepareApps finishes an install that a power cut has interrupted, and reads what
+// is installed.
+func prepareApps(s *system) error {
+	return errors.Join(showSettings(), s.apps.store.Finish(), s.apps.take())
+}
+
+// take takes the newest generation. It is usable also after an error.
+func (a *apps) take() error {
+	current, err := a.store.Current()
+	accounts := filepath.Join(appAccounts, strconv.Itoa(current.Number))
+	var dirs []string
+	for _, app := range current.Apps {
+		if app.Layer > 0 {
+			dirs = append(dirs, layerFolder(app.Layer))
+		}
+	}
+	needed, accountsErr := layer.Accounts("/", dirs, accounts)
+	if !needed {
+		accounts = ""
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.current, a.accounts = current, accounts
+	return errors.Join(err, accountsErr)
+}
+
+func layerFolder(number int) string { return filepath.Join("/data/apps", strconv.Itoa(number)) }
+
+func layerRoot(number int) string { return filepath.Join(layerFolder(number), layer.Root) }
+
+// configs are for the configuration of the programs. A library may be anybody's: its
+// change is one of all programs.
+func (a *apps) configs() (configs []conf.App) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var libraries strings.Builder
+	for _, app := range a.current.Apps {
+		if app.Layer > 0 && !app.Program {
+			fmt.Fprintf(&libraries, " %d", app.Layer)
+		}
+	}
+	for _, app := range a.current.Apps {
+		if app.Program {
+			configs = append(configs, conf.App{
+				Name: app.Name, Folder: layerRoot(app.Layer), Root: view.ProgramRoot("", app.Name), Accounts: a.accounts,
+				Log:      func(path string) string { return view.LogFile("", path) },
+				Revision: strconv.Itoa(app.Layer) + libraries.String(),
+			})
+		}
+	}
+	return configs
+}
+
+// prepare makes the root directory of a program of an app.
+func (a *apps) prepare(p conf.Program, idle bool) error {
+	a.mu.Lock()
+	current, accounts := a.current, a.accounts
+	a.mu.Unlock()
+	stack := view.Stack{App: p.App, Lower: []string{"/"}, Upper: view.Upper{Dir: filepath.Join("/data/apps/rw", p.App)}}
+	for _, app := range current.Apps {
+		if app.Layer == 0 {
+			continue
+		}
+		stack.Lower = append(stack.Lower, layerRoot(app.Layer))
+		if app.Name == p.App {
+			stack.Layer, stack.Root = app.Layer, layerRoot(app.Layer)
+		}
+	}
+	if stack.Layer == 0 {
+		return errors.New("it is not installed any more")
+	}
+	if accounts != "" {
+		stack.Lower = append(stack.Lower, accounts)
+	}
+	return a.roots.Make(stack, idle)
+}
+
+// switchGeneration makes the programs those of the newest generation. What has not
+// changed is not touched.
+func (s *system) switchGeneration(ctx context.Context) error {
+	s.apps.changes.Lock()
+	defer s.apps.changes.Unlock()
+	err := s.apps.take()
+	if err != nil {
+		logError("read which apps are installed: %v", err)
+	}
+	if err := s.supervisor.Update(ctx); err != nil {
+		return fmt.Errorf("update the programs: %w", err)
+	}
+	var names []string
+	for _, c := range s.apps.configs() {
+		names = append(names, c.Name)
+	}
+	return errors.Join(err, s.apps.roots.Keep(names))
+}
+
+// ofApps takes those of the errors of a configuration that are about apps: one of
+// them must not keep the others from being updated.
+func ofApps(err error) (apps, others error) {
+	var list conf.Errors
+	if !errors.As(err, &list) {
+		return nil, err
+	}
+	for _, e := range list {
+		if strings.HasPrefix(e.File, "/data/apps/") {
+			apps = errors.Join(apps, e)
+		} else {
+			others = errors.Join(others, e)
+		}
+	}
+	return apps, others
+}
+
+// showSettings copies to where apps see them the settings of the gateway, and the
+// certificates that these name.
+func showSettings() error {
+	shown := filepath.Join("/", view.Shown)
+	if err := os.MkdirAll(shown, 0o700); err != nil {
+		return err
+	}
+	settings, _, err := gateway.Files{Dir: gatewayFolder}.Load()
+	if err != nil {
+		return fmt.Errorf("show the settings to apps: %w", err)
+	}
+	names := []string{gateway.GatewayFile, gateway.EngineFile}
+	for _, path := range []string{settings.CA, settings.Certificate, settings.Key} {
+		if name, below := strings.CutPrefix(path, gatewayFolder+"/"); below && name == filepath.Base(name) {
+			names = append(names, name)
+		}
+	}
+	errs := []error{os.WriteFile(filepath.Join(shown, filepath.Base(view.Marker)), nil, 0o600)}
+	for _, name := range names {
+		errs = append(errs, showFile(filepath.Join(gatewayFolder, name), filepath.Join(shown, name)))
+	}
+	return errors.Join(errs...)
+}
+
+const maxShown = 256 << 10 // bytes of a file
+
+func showFile(from, to string) error {
+	data, err := durable.ReadFile(from, maxShown)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(to); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(to, data, 0o600)
+}

@@ -1,0 +1,121 @@
+package generation
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// usage is what of data/apps is in use: layers by number, and apps by name for
+// what they have in rw.
+type usage struct {
+	layers map[int]bool
+	names  map[string]bool
+}
+
+// used returns what mounted overlays use.
+func (s *Store) used() (usage, error) {
+	read := s.mounts
+	if read == nil {
+		read = mounts
+	}
+	text, err := read()
+	if err != nil {
+		return usage{}, err
+	}
+	return mounted(text, s.path(appsFolder)), nil
+}
+
+// mounts are those that this process sees, and PID 1, which mounts the apps.
+func mounts() (string, error) {
+	own, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	first, err := os.ReadFile("/proc/1/mountinfo")
+	if errors.Is(err, fs.ErrPermission) { // on a workstation
+		err = nil
+	}
+	return string(own) + string(first), err
+}
+
+// mounted returns what the overlays in a mountinfo(5) use below a folder. A path
+// in there is as it was given to mount(2): one that is not absolute, to keep the
+// options short, is taken for one below the folder.
+func mounted(mountinfo, folder string) usage {
+	u := usage{map[int]bool{}, map[string]bool{}}
+	for line := range strings.Lines(mountinfo) {
+		_, fields, _ := strings.Cut(line, " - ")
+		words := strings.Fields(fields) // type, source, options of the file system
+		if len(words) < 3 || words[0] != "overlay" {
+			continue
+		}
+		for option := range strings.SplitSeq(words[2], ",") {
+			key, value, _ := strings.Cut(option, "=")
+			switch strings.TrimSuffix(key, "+") { // "lowerdir+=" has one of several
+			case "lowerdir", "upperdir", "workdir":
+				for _, path := range paths(unescape(value)) {
+					u.add(path, folder)
+				}
+			}
+		}
+	}
+	return u
+}
+
+func (u usage) add(path, folder string) {
+	if filepath.IsAbs(path) {
+		rel, ok := strings.CutPrefix(filepath.Clean(path), filepath.Clean(folder)+"/")
+		if !ok {
+			return
+		}
+		path = rel
+	}
+	first, rest, _ := strings.Cut(filepath.Clean(path), "/")
+	if first == filepath.Base(rwFolder) {
+		name, _, _ := strings.Cut(rest, "/")
+		u.names[name] = true
+	} else if n, ok := parseNumber(first); ok {
+		u.layers[n] = true
+	}
+}
+
+// paths splits lowerdir, where a backslash is before a colon that separates nothing.
+func paths(value string) (all []string) {
+	var path strings.Builder
+	for i := 0; i < len(value); i++ {
+		switch c := value[i]; {
+		case c == '\\' && i+1 < len(value):
+			i++
+			path.WriteByte(value[i])
+		case c == ':':
+			all = append(all, path.String())
+			path.Reset()
+		default:
+			path.WriteByte(c)
+		}
+	}
+	return append(all, path.String())
+}
+
+// unescape replaces \OOO, as the kernel writes blanks and commas, by what it is.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+4 <= len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

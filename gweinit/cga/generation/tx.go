@@ -1,0 +1,290 @@
+package generation
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/cga/layer"
+)
+
+// Tx is a change of generation. It is for one goroutine.
+type Tx struct {
+	s       *Store
+	before  files
+	next    Generation
+	made    []Layer
+	written bool
+}
+
+// Layer is the folder of a layer that is being made.
+type Layer struct {
+	Number int
+	Dir    string
+}
+
+// Root and the others are the uppers of the overlays that install.sh runs in:
+// over the base with the layers Below, /data/var, /data/log and /data/shared.
+// These three have mode and owner of the folder that they are over.
+func (l Layer) Root() string { return filepath.Join(l.Dir, layer.Root) }
+func (l Layer) Var() string  { return filepath.Join(l.Dir, layer.Var) }
+func (l Layer) Log() string  { return filepath.Join(l.Dir, layer.Log) }
+func (l Layer) Data() string { return filepath.Join(l.Dir, layer.Data) }
+
+// Scratch is for the unpacked tarball. It is gone after the commit.
+func (l Layer) Scratch() string { return filepath.Join(l.Dir, scratch) }
+
+// Work is the workdir of the overlay with one of the uppers above.
+func (l Layer) Work(upper string) string { return filepath.Join(l.Dir, work, filepath.Base(upper)) }
+
+const (
+	scratch = "scratch"
+	work    = "work"
+)
+
+// Begin begins a change. The lock is held until after Commit or Abort. It first
+// finishes and collects what a power cut has left.
+func (s *Store) Begin() (*Tx, error) {
+	last := s.highestLayer()
+	if err := s.Finish(); err != nil {
+		s.log("%v", err)
+	}
+	if err := s.Collect(); err != nil {
+		s.log("%v", err)
+	}
+	t, err := s.open()
+	if err != nil {
+		return nil, fmt.Errorf("begin a change of the apps: %w", err)
+	}
+	// Also a layer that a garbled generation had is not mistaken for a new one.
+	t.next.Last = max(t.next.Last, last)
+	return t, nil
+}
+
+// open is Begin without what a power cut may have left.
+func (s *Store) open() (*Tx, error) {
+	f, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	if f.problems != nil {
+		s.log("%v", f.problems)
+	}
+	return &Tx{s: s, before: f, next: f.newest.clone()}, nil
+}
+
+// highestLayer is the number of a folder, 0 if there is none.
+func (s *Store) highestLayer() (highest int) {
+	names, err := namesIn(s.path(appsFolder))
+	if err != nil {
+		s.log("%v", err)
+	}
+	for _, name := range names {
+		if n, ok := parseNumber(name); ok {
+			highest = max(highest, n)
+		}
+	}
+	return highest
+}
+
+// Generation returns what it is as changed so far.
+func (t *Tx) Generation() Generation { return t.next.clone() }
+
+// Layer makes the folder of a new layer.
+func (t *Tx) Layer() (Layer, error) {
+	number := max(t.next.Last, t.s.highestLayer()) + 1
+	l := Layer{number, t.s.layerPath(number)}
+	if err := t.makeLayer(l); err != nil {
+		return Layer{}, fmt.Errorf("make a layer: %w", err)
+	}
+	t.next.Last = number
+	t.made = append(t.made, l)
+	return l, nil
+}
+
+func (t *Tx) makeLayer(l Layer) error {
+	d := t.s.changes()
+	if err := d.MakeFolder(t.s.path(appsFolder), 0o755); err != nil {
+		return err
+	}
+	mine := layer.Attributes{Mode: 0o755, UID: os.Geteuid(), GID: os.Getegid()}
+	for _, dir := range []string{l.Dir, l.Root(), l.Scratch(), filepath.Join(l.Dir, work), l.Work(l.Root())} {
+		if err := d.Mkdir(dir, mine); err != nil {
+			return err
+		}
+	}
+	for _, over := range lastings {
+		a := mine
+		if info, err := os.Lstat(t.s.path(over.to)); err == nil && info.IsDir() {
+			a = layer.AttributesOf(info)
+		}
+		upper := filepath.Join(l.Dir, over.upper)
+		if err := d.Mkdir(upper, a); err != nil {
+			return err
+		}
+		if err := d.Mkdir(l.Work(upper), mine); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Made returns the layers that were made so far, the oldest first. What their
+// installers have written to /var and so on is not merged yet: the next installer
+// sees it if their uppers are below its own.
+func (t *Tx) Made() []Layer { return slices.Clone(t.made) }
+
+// Below returns the layers that an app's installer has below it: those of the
+// other apps, the lowest first.
+func (t *Tx) Below(app string) (layers []int) {
+	for _, a := range t.next.Apps {
+		if a.Layer != 0 && a.Name != app {
+			layers = append(layers, a.Layer)
+		}
+	}
+	return layers
+}
+
+// Install makes a the version of its app that counts: with a layer that was made
+// in this change, or without one if nothing of it is to stay.
+func (t *Tx) Install(a App) error {
+	isMade := func(number int) bool {
+		return slices.ContainsFunc(t.made, func(l Layer) bool { return l.Number == number })
+	}
+	if a.Layer != 0 && !isMade(a.Layer) {
+		return fmt.Errorf("install app %q: layer %d is none of this change", a.Name, a.Layer)
+	}
+	next := t.next.clone()
+	old, _ := next.App(a.Name)
+	next.install(a, !isMade(old.Layer)) // one that was never committed is no previous version
+	if n := next.layers(); n > MaxLayers {
+		return fmt.Errorf("install app %q: there are %d apps already, which is the limit: uninstall one", a.Name, MaxLayers)
+	}
+	if err := next.check(); err != nil {
+		return fmt.Errorf("install app %q: %w", a.Name, err)
+	}
+	t.next = next
+	return nil
+}
+
+// Uninstall removes an app. Rollback brings it back, until the room is needed.
+func (t *Tx) Uninstall(name string) error { return t.next.uninstall(name) }
+
+// Rollback changes an app for the version that was there before, and the other
+// way round.
+func (t *Tx) Rollback(name string) error {
+	next := t.next.clone()
+	if err := next.rollback(name); err != nil {
+		return err
+	}
+	if n := next.layers(); n > MaxLayers {
+		return fmt.Errorf("roll back app %q: there are %d apps already, which is the limit: uninstall one", name, MaxLayers)
+	}
+	t.next = next
+	return nil
+}
+
+// Handled notes that a baked-in app need not be installed any more. The newest
+// 128 are known.
+func (t *Tx) Handled(file string) {
+	if len(file) > maxText { // no file has such a name
+		return
+	}
+	same := func(f string) bool { return f == file }
+	t.next.Handled = append(slices.DeleteFunc(t.next.Handled, same), file)
+}
+
+// Done notes the job that is done by this change. The newest 8 are known, with the
+// last 8 KiB of their output.
+func (t *Tx) Done(d Done) {
+	d.Output = limited(d.Output)
+	same := func(e Done) bool { return e.ID == d.ID }
+	t.next.Done = append(slices.DeleteFunc(t.next.Done, same), d)
+}
+
+// Commit makes the change last. An error says that nothing is changed; what goes
+// wrong after the commit is logged, and made up for at the next boot or Begin.
+func (t *Tx) Commit() error {
+	if t.written {
+		return errors.New("commit a change of the apps: it is committed already")
+	}
+	if err := t.commit(); err != nil {
+		return fmt.Errorf("commit a change of the apps: %w", err)
+	}
+	if err := t.s.Finish(); err != nil {
+		t.s.log("%v", err)
+	}
+	if err := t.s.Collect(); err != nil {
+		t.s.log("%v", err)
+	}
+	return nil
+}
+
+func (t *Tx) commit() error {
+	d := t.s.changes()
+	t.next.Merge = t.s.unmerged(t.before.newest)
+	for _, l := range t.made {
+		t.next.Merge = append(t.next.Merge, l.Number)
+		for _, name := range []string{scratch, work} {
+			if err := d.RemoveAll(filepath.Join(l.Dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	if len(t.made) > 0 {
+		if err := d.Sync(t.s.path(appsFolder)); err != nil {
+			return err
+		}
+	}
+	return t.write()
+}
+
+// write is the commit.
+func (t *Tx) write() error {
+	d := t.s.changes()
+	t.next.Number = t.before.highest + 1
+	if err := t.next.limit(); err != nil {
+		return err
+	}
+	data, err := encode(t.next)
+	if err != nil {
+		return err
+	}
+	if err := d.MakeFolder(t.s.path(generationsFolder), 0o755); err != nil {
+		return err
+	}
+	path := t.s.generationPath(t.next.Number)
+	err = d.WriteFile(path, data, 0o644)
+	if errors.Is(err, unix.ENOSPC) && t.before.second.Number != 0 {
+		// On a full disk an app can be uninstalled all the same.
+		if err := d.RemoveAll(t.s.generationPath(t.before.second.Number)); err != nil {
+			return err
+		}
+		err = d.WriteFile(path, data, 0o644)
+	}
+	if err == nil {
+		t.written = true
+		return nil
+	}
+	// It may be there, and not be synced.
+	if _, statErr := os.Lstat(path); !errors.Is(statErr, fs.ErrNotExist) {
+		err = errors.Join(err, d.RemoveAll(path), d.SyncFolder(filepath.Dir(path)))
+	}
+	return err
+}
+
+// Abort leaves everything as it was. After a Commit that succeeded it does nothing.
+func (t *Tx) Abort() {
+	if t.written {
+		return
+	}
+	t.written = true
+	if err := t.s.Collect(); err != nil {
+		t.s.log("%v", err)
+	}
+}

@@ -1,0 +1,121 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/exosite/gwe/gweinit/cga/generation"
+	"github.com/exosite/gwe/gweinit/cga/layer"
+	"github.com/exosite/gwe/gweinit/control"
+	"github.com/exosite/gwe/gweinit/engine/apps"
+	"github.com/exosite/gwe/gweinit/engine/report"
+	"github.com/exosite/gwe/gweinit/gateway"
+)
+
+// switchWait is for the programs to stop and start.
+const switchWait = 5 * time.Minute
+
+// SwitchGeneration has PID 1 run the apps that are installed by now.
+func (m machine) SwitchGeneration(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, switchWait)
+	defer cancel()
+	_, err := m.control.Call(ctx, "gweinit.switchGeneration")
+	return err
+}
+
+// Call calls a method of PID 1.
+func (m machine) Call(ctx context.Context, method string, args ...any) (any, error) {
+	return m.call(ctx, method, args...)
+}
+
+// Control is where PID 1 listens.
+func (m machine) Control() control.Client { return m.control }
+
+// orderBaked orders the apps that came with the firmware and are not installed yet.
+func (b *assembled) orderBaked(i *apps.Installer) error {
+	orders, err := i.Open()
+	for _, o := range orders {
+		err = errors.Join(err, b.queue.Order(o.ID, o.Item))
+	}
+	return err
+}
+
+// installed are the apps for a report. What of the firmware they hide is looked for
+// once for each generation.
+type installed struct {
+	root    string
+	version string // of the firmware
+
+	number int
+	stale  map[int][]string // by layer
+}
+
+// list is for the engine's goroutine.
+func (i *installed) list() (list []report.App, err error) {
+	current, err := (&generation.Store{Root: i.root}).Current()
+	if i.stale == nil || i.number != current.Number {
+		i.number, i.stale = current.Number, map[int][]string{}
+		for _, a := range current.Apps {
+			if a.Layer == 0 {
+				continue
+			}
+			dir := filepath.Join(i.root, "/data/apps", strconv.Itoa(a.Layer))
+			paths, staleErr := layer.Stale(dir, "/", i.version)
+			err = errors.Join(err, staleErr)
+			i.stale[a.Layer] = paths
+		}
+	}
+	for _, a := range current.Apps {
+		list = append(list, report.App{Name: a.Name, Version: a.Version, Stale: i.stale[a.Layer]})
+	}
+	return list, err
+}
+
+// changeApps does something about apps by hand.
+func changeApps(root string, out, errs io.Writer, do func(context.Context, *apps.Installer) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := error(nil)
+	if root != "" && !gateway.Here(root) {
+		err = errors.New(`apps are installed on a gateway; a workstation has "gwe --check-tarball"`)
+	} else {
+		err = do(ctx, newInstaller(root, func(format string, args ...any) { fmt.Fprintf(errs, "gwe: "+format+"\n", args...) }))
+	}
+	if err != nil {
+		fmt.Fprintf(errs, "gwe: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func newInstaller(root string, log func(format string, args ...any)) *apps.Installer {
+	return &apps.Installer{Root: root, Host: newMachine(root), Version: version(root), Log: log}
+}
+
+func installApps(root string, files []string, out, errs io.Writer) int {
+	return changeApps(root, out, errs, func(ctx context.Context, i *apps.Installer) error { return i.InstallFiles(ctx, files, out) })
+}
+
+func uninstallApps(root string, names []string, out, errs io.Writer) int {
+	return changeApps(root, out, errs, func(ctx context.Context, i *apps.Installer) error { return i.Uninstall(ctx, names, out) })
+}
+
+func rollbackApps(root string, names []string, out, errs io.Writer) int {
+	return changeApps(root, out, errs, func(ctx context.Context, i *apps.Installer) error { return i.Rollback(ctx, names, out) })
+}
+
+func listApps(root string, asJSON bool, out, errs io.Writer) int {
+	return changeApps(root, out, errs, func(_ context.Context, i *apps.Installer) error {
+		list, err := i.List()
+		apps.Print(list, asJSON, out)
+		return err
+	})
+}

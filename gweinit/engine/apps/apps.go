@@ -1,0 +1,211 @@
+// Package apps is Gateway Engine's side of custom gateway applications: it installs,
+// removes and rolls them back, as one transaction for all that a command names.
+//
+// What has to survive is in the generation (package generation): its file is the
+// commit, and has which jobs are done. So after a power cut a job is as if it had
+// never been begun, or done, and then only what follows the commit is done again.
+package apps
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/exosite/gwe/gweinit/cga"
+	"github.com/exosite/gwe/gweinit/cga/generation"
+	"github.com/exosite/gwe/gweinit/cga/view"
+	"github.com/exosite/gwe/gweinit/control"
+	"github.com/exosite/gwe/gweinit/engine/command"
+	"github.com/exosite/gwe/gweinit/gateway"
+	"github.com/exosite/gwe/gweinit/update"
+)
+
+// Host is PID 1, which mounts and runs what is installed.
+type Host interface {
+	Firmware(ctx context.Context) (update.Status, error)
+	// SwitchGeneration has the programs be those of the newest generation.
+	SwitchGeneration(ctx context.Context) error
+	KeepIdentity(ctx context.Context, gatewayText string) error
+	Reboot(ctx context.Context) error
+	// Call calls a method of the supervisor, and Control is where.
+	Call(ctx context.Context, method string, args ...any) (any, error)
+	Control() control.Client
+}
+
+// Installer installs apps.
+type Installer struct {
+	Root    string // of the gateway's files; "" on the gateway itself
+	Base    string // the firmware's root
+	Host    Host
+	Version string        // of the firmware
+	Limit   time.Duration // of an installer; 0: the default
+	// Log is called with what went wrong and did not stop anything.
+	Log func(format string, args ...any)
+}
+
+// Baked is the folder with the apps that came with the firmware.
+const Baked = "/usr/share/gweinit/apps"
+
+// bakedID begins the ID of a command that installs one of those.
+const bakedID = "firmware-"
+
+func (i *Installer) path(file string) string { return filepath.Join(cmp.Or(i.Root, "/"), file) }
+
+func (i *Installer) base() string { return cmp.Or(i.Base, "/") }
+
+func (i *Installer) store() *generation.Store { return &generation.Store{Root: i.Root, Log: i.Log} }
+
+// Takes says whether an item is about apps.
+func (i *Installer) Takes(item command.Item) bool {
+	return item.Do != command.Install || strings.HasSuffix(item.Name, ".tar.gz")
+}
+
+// Install does a job of the queue.
+func (i *Installer) Install(ctx context.Context, job command.Job) (output string, err error) {
+	t := task{id: job.ID}
+	// A job that is done must not depend on a download.
+	if g, _ := i.store().Current(); !job.Again || !known(g, job.ID) {
+		if t.changes, err = changes(ctx, job); err != nil {
+			return "", err
+		}
+	}
+	if strings.HasPrefix(job.ID, bakedID) {
+		for _, c := range t.changes {
+			t.handled = append(t.handled, filepath.Base(c.file))
+		}
+	}
+	result, err := i.do(ctx, t)
+	if err != nil {
+		return result.output, err
+	}
+	if result.reboot {
+		// The outcome is told by the next boot, and only then.
+		if err := i.Host.Reboot(ctx); err != nil {
+			return result.output, fmt.Errorf("it is installed, and asks for a reboot: %w", err)
+		}
+		<-ctx.Done()
+		return "", ctx.Err()
+	}
+	return result.output, nil
+}
+
+func known(g generation.Generation, id string) bool {
+	_, ok := g.Job(id)
+	return ok
+}
+
+// changes are those that a job asks for, with all files at hand.
+func changes(ctx context.Context, job command.Job) (list []change, err error) {
+	for _, item := range job.Items {
+		c := change{do: item.Do, app: item.Name}
+		if item.Do == command.Install {
+			name, err := cga.ParseName(item.Name)
+			if err != nil {
+				return nil, err
+			}
+			c.name, c.app = name, name.App
+			if c.file, err = job.Fetch(ctx, item); err != nil {
+				return nil, err
+			}
+			if err := verify(c.file, item); err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+// verify checks the hash that a command may have.
+func verify(file string, item command.Item) error {
+	if item.SHA256 == "" {
+		return nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != item.SHA256 {
+		return fmt.Errorf("%s has the SHA-256 %s, and the command wants %s", item.Name, got, item.SHA256)
+	}
+	return nil
+}
+
+// Open is called when the engine starts. It returns the commands for the apps that
+// came with the firmware and are not installed yet, or in an older version: their
+// IDs and files.
+func (i *Installer) Open() (orders []Order, err error) {
+	files, err := filepath.Glob(filepath.Join(i.base(), Baked, "*.tar.gz"))
+	if err != nil || len(files) == 0 {
+		return nil, err
+	}
+	current, err := i.store().Current()
+	for _, file := range files {
+		name := filepath.Base(file)
+		n, nameErr := cga.ParseName(name)
+		if nameErr != nil {
+			err = errors.Join(err, nameErr)
+			continue
+		}
+		if slices.Contains(current.Handled, name) {
+			continue
+		}
+		if app, there := current.App(n.App); there && app.Version == n.Version {
+			continue
+		}
+		orders = append(orders, Order{ID: bakedID + name, Item: command.Item{Name: name}})
+	}
+	return orders, err
+}
+
+// Order is a command of the gateway's own.
+type Order struct {
+	ID   string
+	Item command.Item
+}
+
+// BakedFile returns the file of a command that Open has returned.
+func (i *Installer) BakedFile(id string, item command.Item) (file string, ok bool) {
+	if !strings.HasPrefix(id, bakedID) {
+		return "", false
+	}
+	return filepath.Join(i.base(), Baked, item.Name), true
+}
+
+// ErrInApp is the error of a change that is asked for inside an app's view, where no
+// layers are.
+var ErrInApp = errors.New("apps are installed and removed by the gateway, not in an app or its installer: send the command to engine_fetch, or use the gateway's own shell")
+
+// checkPlace says whether apps can be changed here.
+func (i *Installer) checkPlace() error {
+	if _, err := os.Stat(i.path(view.Marker)); err == nil {
+		return ErrInApp
+	}
+	return nil
+}
+
+// settingsDiffer returns what an installer has changed in the gateway's settings.
+func settingsDiffer(before, after string) (changes []gateway.Change) {
+	for _, file := range []string{gateway.GatewayFile, gateway.EngineFile} {
+		old, _ := os.ReadFile(filepath.Join(before, file))
+		new, err := os.ReadFile(filepath.Join(after, file))
+		if err == nil {
+			changes = append(changes, gateway.Differences(file, old, new)...)
+		}
+	}
+	return changes
+}

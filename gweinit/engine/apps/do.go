@@ -1,0 +1,472 @@
+package apps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/exosite/gwe/gweinit/cga"
+	"github.com/exosite/gwe/gweinit/cga/generation"
+	"github.com/exosite/gwe/gweinit/cga/layer"
+	"github.com/exosite/gwe/gweinit/cga/sandbox"
+	"github.com/exosite/gwe/gweinit/cga/view"
+	"github.com/exosite/gwe/gweinit/engine/command"
+	"github.com/exosite/gwe/gweinit/gateway"
+	"github.com/exosite/gwe/gweinit/supervisor/conf"
+	"github.com/exosite/gwe/gweinit/update"
+)
+
+// spare is what an installer has to leave free on /data, in bytes.
+const spare = 4 << 20
+
+// change is one of those that are made together.
+type change struct {
+	do   string // as command.Item has it
+	app  string
+	name cga.Name // of what is installed
+	file string   // the tarball
+}
+
+// task is changes that are all made, or none.
+type task struct {
+	id      string // "": by hand
+	changes []change
+	handled []string
+	show    io.Writer // gets the output as it comes; nil: nobody looks on
+}
+
+// result is how a task ended.
+type result struct {
+	output string
+	reboot bool
+}
+
+// run is a task on its way.
+type run struct {
+	*Installer
+	task
+	tx       *generation.Tx
+	out      *tail
+	wishes   []sandbox.Wish
+	settings []gateway.Change
+	pending  []string // folders of the layers made so far
+}
+
+// do does a task. After an error nothing is changed.
+func (i *Installer) do(ctx context.Context, t task) (result, error) {
+	if err := i.checkPlace(); err != nil {
+		return result{}, err
+	}
+	store := i.store()
+	unlock, err := store.Lock(ctx, func() {
+		if t.show != nil {
+			fmt.Fprintln(t.show, "another install is running; waiting for its end")
+		}
+	})
+	if err != nil {
+		return result{}, err
+	}
+	defer unlock()
+	current, err := store.Current()
+	if err != nil && i.Log != nil {
+		i.Log("read which apps are installed: %v", err)
+	}
+	if done, ok := current.Job(t.id); ok && t.id != "" {
+		// It may have been cut off after the commit.
+		err := i.Host.SwitchGeneration(ctx)
+		if err != nil && i.Log != nil {
+			i.Log("%v", err)
+		}
+		return result{output: done.Output, reboot: done.Reboot && done.Boot == bootID()}, nil
+	}
+	if err := i.noTrial(ctx); err != nil {
+		return result{}, err
+	}
+	r := &run{Installer: i, task: t, out: &tail{also: t.show}}
+	contents, err := r.inspect(ctx)
+	if err != nil {
+		return result{output: r.out.text()}, err
+	}
+	if err := store.MakeRoom(room(contents)); err != nil {
+		return result{}, err
+	}
+	if r.tx, err = store.Begin(); err != nil {
+		return result{}, err
+	}
+	for n, c := range t.changes {
+		if err := r.change(ctx, c, contents[n]); err != nil {
+			r.tx.Abort()
+			if len(t.changes) > 1 {
+				err = fmt.Errorf("%s: %w", c.app, err)
+			}
+			return result{output: r.out.text()}, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		r.tx.Abort()
+		return result{}, err
+	}
+	wish := all(r.wishes)
+	reboot := wish.Reboot || wish.Poweroff // a gateway that is off cannot be reached
+	if t.id != "" {
+		r.tx.Done(generation.Done{ID: t.id, Output: r.out.text(), Reboot: reboot, Boot: bootID()})
+	}
+	for _, file := range t.handled {
+		r.tx.Handled(file)
+	}
+	if err := r.tx.Commit(); err != nil {
+		return result{output: r.out.text()}, err
+	}
+	r.follow(context.WithoutCancel(ctx), wish)
+	return result{output: r.out.text(), reboot: reboot}, nil
+}
+
+// noTrial says whether apps may be changed: not while the firmware is on trial, since
+// the one that may follow would meet apps that it has not left.
+func (i *Installer) noTrial(ctx context.Context) error {
+	st, err := i.Host.Firmware(ctx)
+	if err != nil {
+		return command.Later(fmt.Errorf("ask PID 1 whether the firmware is on trial: %w", err))
+	}
+	if u := st.Update; u != nil && u.State == update.Trial {
+		return command.Later(fmt.Errorf("the firmware %s is on trial; apps wait for its end", u.Version))
+	}
+	return nil
+}
+
+// inspect looks at all tarballs before anything is written. What installs needs no
+// room is nil.
+func (r *run) inspect(ctx context.Context) ([]cga.Contents, error) {
+	contents := make([]cga.Contents, len(r.changes))
+	for n, c := range r.changes {
+		if c.do != command.Install {
+			continue
+		}
+		f, err := os.Open(c.file)
+		if err != nil {
+			return nil, err
+		}
+		var findings []cga.Finding
+		contents[n], findings, err = cga.Inspect(ctx, f, cga.DefaultLimits)
+		f.Close()
+		if err == nil && cga.Failed(findings) {
+			err = cga.FindingsError(findings)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name.File(), err)
+		}
+		for _, finding := range findings {
+			fmt.Fprintf(r.out, "%s: %v\n", c.name.File(), finding)
+		}
+	}
+	return contents, nil
+}
+
+// room is what installs need: an installer mostly copies what was unpacked, and that
+// is gone before the next one.
+func room(contents []cga.Contents) (bytes int64) {
+	var most int64
+	for _, c := range contents {
+		bytes += c.Bytes
+		most = max(most, c.Bytes)
+	}
+	return bytes + most + spare
+}
+
+// change makes one of the changes.
+func (r *run) change(ctx context.Context, c change, contents cga.Contents) error {
+	switch c.do {
+	case command.Uninstall:
+		return r.tx.Uninstall(c.app)
+	case command.Rollback:
+		return r.tx.Rollback(c.app)
+	}
+	if len(r.changes) > 1 {
+		fmt.Fprintf(r.out, "%s:\n", c.name.File())
+	}
+	l, err := r.tx.Layer()
+	if err != nil {
+		return err
+	}
+	if err := r.unpack(ctx, c.file, l.Scratch()); err != nil {
+		return err
+	}
+	if err := r.install(ctx, c, contents, l); err != nil {
+		return err
+	}
+	if err := layer.Check(l.Dir, r.base()); err != nil {
+		return err
+	}
+	app := generation.App{Name: c.app, Version: c.name.Version}
+	if app.Program, err = r.configure(c.app, contents.Conf, l.Root()); err != nil {
+		return err
+	}
+	empty, err := layer.Empty(l.Dir, r.base())
+	if err != nil {
+		return err
+	}
+	if app.Program || !empty {
+		app.Layer = l.Number
+		if err := layer.Describe(l.Dir, r.base(), r.Version); err != nil {
+			return err
+		}
+	}
+	if err := r.tx.Install(app); err != nil {
+		return err
+	}
+	r.pending = append(r.pending, l.Dir)
+	if app.Program {
+		return r.checkConfig(app, l.Dir)
+	}
+	return nil
+}
+
+func (r *run) unpack(ctx context.Context, file, to string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	if _, err := cga.Unpack(ctx, f, to, cga.DefaultLimits); err != nil {
+		return fmt.Errorf("unpack %s: %w", filepath.Base(file), err)
+	}
+	return nil
+}
+
+// install runs the installer on the layer.
+func (r *run) install(ctx context.Context, c change, contents cga.Contents, l generation.Layer) error {
+	i := sandbox.Installer{
+		Gateway: r.Root, Layer: l.Dir, Lower: r.lower(c.app), Pending: r.pending,
+		Tarball: l.Scratch(), Dir: contents.Dir, Argv: []string{"./" + contents.Entry},
+		Limit: r.Limit, Spare: spare, Output: r.out, PID1: r.Host.Control(),
+	}
+	if contents.Entry != "install.sh" {
+		i.Argv = []string{"python", contents.Entry, "install"}
+	}
+	ended, err := i.Run(ctx)
+	if len(ended.Killed) > 0 {
+		fmt.Fprintf(r.out, "gwe: what the installer has started and left was stopped: %s\n", strings.Join(ended.Killed, ", "))
+	}
+	if err == nil {
+		r.wishes = append(r.wishes, ended.Wish)
+		r.settings = append(r.settings, settingsDiffer(ended.Before, ended.Settings)...)
+	}
+	return errors.Join(err, i.Tidy())
+}
+
+// lower is what an app's installer has below it.
+func (r *run) lower(app string) []string {
+	lower := []string{r.base()}
+	for _, number := range r.tx.Below(app) {
+		lower = append(lower, r.layerFolder(number, layer.Root))
+	}
+	return lower
+}
+
+func (r *run) layerFolder(number int, below string) string {
+	return filepath.Join(r.path("data/apps"), fmt.Sprint(number), below)
+}
+
+// configure writes the app's configuration into its layer, and says whether it has
+// one: its installer may have written one by itself.
+func (r *run) configure(app string, text []byte, root string) (bool, error) {
+	dir, err := os.OpenRoot(root) // links of the installer's do not lead out of it
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	if text != nil {
+		text, warnings, err := cga.ProgramConf(app, text)
+		if err != nil {
+			return false, fmt.Errorf("supervisor.conf: %w", err)
+		}
+		for _, w := range warnings {
+			fmt.Fprintf(r.out, "supervisor.conf: %s\n", w)
+		}
+		file := filepath.Join(conf.AppConfigs, app+".conf")
+		if err := dir.MkdirAll(conf.AppConfigs, 0o755); err != nil {
+			return false, fmt.Errorf("supervisor.conf: %w", err)
+		}
+		dir.Remove(file)
+		if err := dir.WriteFile(file, text, 0o644); err != nil {
+			return false, fmt.Errorf("supervisor.conf: %w", err)
+		}
+	}
+	folder, err := dir.Open(conf.AppConfigs)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer folder.Close()
+	entries, err := folder.ReadDir(-1)
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return e.Type().IsRegular() && filepath.Ext(e.Name()) == ".conf"
+	}), err
+}
+
+// checkConfig says what is wrong with the configuration of an app among the others.
+func (r *run) checkConfig(app generation.App, dir string) error {
+	var dirs []string
+	var apps []conf.App
+	accounts := filepath.Join(dir, "accounts")
+	defer os.RemoveAll(accounts)
+	for _, a := range r.tx.Generation().Apps {
+		if a.Layer > 0 {
+			dirs = append(dirs, r.layerFolder(a.Layer, ""))
+		}
+		if a.Program {
+			apps = append(apps, conf.App{Name: a.Name, Folder: r.layerFolder(a.Layer, layer.Root), Root: view.ProgramRoot(r.Root, a.Name), Accounts: accounts,
+				Log: func(path string) string { return view.LogFile(r.Root, path) }})
+		}
+	}
+	needed, err := layer.Accounts(r.base(), dirs, accounts)
+	if err != nil {
+		return err
+	}
+	if !needed {
+		for n := range apps {
+			apps[n].Accounts = r.base()
+		}
+	}
+	config, err := conf.Load(filepath.Join(r.base(), "etc/supervisor/supervisord.conf"), conf.Options{Environ: os.Environ(), Apps: apps})
+	of := r.layerFolder(app.Layer, layer.Root) + "/"
+	for _, w := range config.Warnings {
+		if strings.HasPrefix(w, of) {
+			fmt.Fprintf(r.out, "%s\n", strings.TrimPrefix(w, of))
+		}
+	}
+	var list conf.Errors
+	errors.As(err, &list)
+	var wrong []error
+	for _, e := range list {
+		if strings.HasPrefix(e.File, of) {
+			wrong = append(wrong, errors.New(strings.TrimPrefix(e.Error(), of)))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// all is what all installers have asked for.
+func all(wishes []sandbox.Wish) (sum sandbox.Wish) {
+	for _, w := range wishes {
+		sum.Restart = append(sum.Restart, w.Restart...)
+		sum.Signals = append(sum.Signals, w.Signals...)
+		sum.All = sum.All || w.All
+		sum.Reboot = sum.Reboot || w.Reboot
+		sum.Poweroff = sum.Poweroff || w.Poweroff
+	}
+	slices.Sort(sum.Restart)
+	sum.Restart = slices.Compact(sum.Restart)
+	return sum
+}
+
+// follow does what comes after the commit. What fails here is told, and the next boot
+// makes up for it.
+func (r *run) follow(ctx context.Context, wish sandbox.Wish) {
+	problem := func(err error) {
+		if err != nil {
+			fmt.Fprintf(r.out, "gwe: %v\n", err)
+		}
+	}
+	if len(r.settings) > 0 {
+		problem(gateway.Files{Dir: r.path(gateway.Dir)}.Set(r.settings...))
+		problem(r.Host.KeepIdentity(ctx, ""))
+	}
+	problem(r.Host.SwitchGeneration(ctx))
+	if wish.Reboot || wish.Poweroff {
+		return // that starts all programs
+	}
+	problem(r.restart(ctx, wish))
+	for _, s := range wish.Signals {
+		_, err := r.Host.Call(ctx, "supervisor.signalProcess", s.Process, s.Name)
+		problem(err)
+	}
+}
+
+// own are Gateway Engine's programs, which no installer stops.
+var own = []string{"gwe", "gmq"}
+
+// restart restarts what installers have started or stopped, but for what they have
+// just brought.
+func (r *run) restart(ctx context.Context, wish sandbox.Wish) error {
+	answer, err := r.Host.Call(ctx, "supervisor.getAllProcessInfo")
+	if err != nil {
+		return err
+	}
+	list, _ := answer.([]any)
+	var errs []error
+	for _, item := range list {
+		p, _ := item.(map[string]any)
+		group, _ := p["group"].(string)
+		name, _ := p["name"].(string)
+		full := name
+		if group != name {
+			full = group + ":" + name
+		}
+		asked := slices.ContainsFunc(wish.Restart, func(w string) bool { return w == full || w == group+":*" || w == group })
+		up := p["statename"] == "RUNNING" || p["statename"] == "STARTING" || p["statename"] == "BACKOFF"
+		fresh := slices.ContainsFunc(r.changes, func(c change) bool { return c.app == group })
+		if slices.Contains(own, group) || fresh || !asked && !(wish.All && up) {
+			continue
+		}
+		if up {
+			_, err := r.Host.Call(ctx, "supervisor.stopProcess", full, true)
+			errs = append(errs, err)
+		}
+		_, err := r.Host.Call(ctx, "supervisor.startProcess", full, false)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// bootID is one for each boot.
+func bootID() string {
+	text, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(text))
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	also io.Writer // gets all; nil: nobody
+	data []byte
+	cut  bool
+}
+
+// maxOutput is what is kept, in bytes. The queue has no room for more.
+const maxOutput = 7 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	if t.also != nil {
+		t.also.Write(p)
+	}
+	t.data = append(t.data, p[max(0, len(p)-2*maxOutput):]...)
+	if len(t.data) > 2*maxOutput {
+		t.data, t.cut = append(t.data[:0], t.data[len(t.data)-maxOutput:]...), true
+	}
+	return len(p), nil
+}
+
+func (t *tail) text() string {
+	data := t.data
+	if len(data) > maxOutput {
+		data, t.cut = data[len(data)-maxOutput:], true
+	}
+	if !t.cut {
+		return string(data)
+	}
+	for len(data) > 0 && !utf8.RuneStart(data[0]) {
+		data = data[1:]
+	}
+	return "...\n" + string(data)
+}

@@ -1,0 +1,1 @@
+"""What apps for Gateway Engine import of it."""
