@@ -250,7 +250,7 @@ func TestLostBootState(t *testing.T) {
 // The partition table is torn, as a power cut while it grows would leave it:
 // Linux finds its partitions by the backup.
 func TestLinuxWithATornTable(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		f, err := os.OpenFile(c.path, os.O_RDWR, 0)
 		if err != nil {
@@ -293,7 +293,7 @@ func TestSecondDiskIsIgnored(t *testing.T) {
 // The power goes again and again, at any moment: the gateway always comes
 // back, with the same slot.
 func TestPowerCutsWhileBooting(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		start := time.Now()
 		whole := func() time.Duration {

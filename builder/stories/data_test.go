@@ -23,7 +23,7 @@ import (
 )
 
 // enlarge makes the card that the image was written to a larger one.
-func (c *card) enlarge(t *testing.T, size int64) {
+func (c *card) enlarge(t testing.TB, size int64) {
 	t.Helper()
 	if err := os.Truncate(c.path, size); err != nil {
 		t.Fatal(err)
@@ -288,7 +288,7 @@ func TestDamagedDataIsRepaired(t *testing.T) {
 // /data is no file system any more: it comes back empty, and the gateway is
 // still the same one to the world.
 func TestLostData(t *testing.T) {
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.damage(t, slot.DataPartition, 0, 30<<20)
 		c.with(t, slot.StatePartition, func(p partition) {
@@ -329,7 +329,7 @@ func TestLostData(t *testing.T) {
 
 // The power goes while /data is made anew: the next boot makes it again.
 func TestPowerCutsWhileDataIsMade(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.damage(t, slot.DataPartition, 0, 30<<20)
 		const mark = "being re-created"

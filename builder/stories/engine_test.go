@@ -3,81 +3,24 @@
 package stories
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/exosite/gwe/builder/image"
 	"github.com/exosite/gwe/builder/qemu"
 	"github.com/exosite/gwe/gweinit/exosite/exositetest"
 	"github.com/exosite/gwe/gweinit/exosite/exositetest/cloud"
+	"github.com/exosite/gwe/gweinit/exosite/spec"
 	"github.com/exosite/gwe/gweinit/slot"
 )
-
-// storyInstaller is compiled into the image's gwe: it installs NAME.story, by
-// adding a line to a file, which is its whole transaction. It takes its time, so
-// that the power can go in the middle.
-const storyInstaller = `package engine
-
-import (
-	"context"
-	"crypto/sha256"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"strings"
-	"time"
-
-	"github.com/exosite/gwe/gweinit/durable"
-	"github.com/exosite/gwe/gweinit/engine/command"
-)
-
-func init() { installers = append(installers, story{}) }
-
-type story struct{}
-
-func (story) Takes(name string) bool { return strings.HasSuffix(name, ".story") }
-
-func (story) Install(ctx context.Context, job command.Job) (string, error) {
-	const file = "/data/installed"
-	done, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	line := ""
-	for _, item := range job.Items {
-		path, err := job.Fetch(ctx, item)
-		if err != nil {
-			return "", err
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return "", err
-		}
-		line += fmt.Sprintf("%s %s %x\n", job.ID, item.Name, sha256.Sum256(text))
-	}
-	if job.Again && strings.Contains(string(done), job.ID+" ") {
-		return "was there", nil
-	}
-	time.Sleep(time.Second)
-	if err := durable.WriteFile(file, append(done, line...), 0o600); err != nil {
-		return "", err
-	}
-	time.Sleep(time.Second)
-	return "took " + fmt.Sprint(len(job.Items)), nil
-}
-`
 
 // exosite is the emulator, for one gateway.
 type exosite struct {
@@ -88,11 +31,16 @@ type exosite struct {
 	serial string
 }
 
-func startExosite(t *testing.T, serial string) *exosite {
+// startExosite starts it for one gateway, whose apps write to aliases of their own.
+func startExosite(t *testing.T, serial string, aliases ...string) *exosite {
 	t.Helper()
 	e := &exosite{t: t, dir: t.TempDir(), serial: serial}
+	resources := spec.GWE()
+	for _, alias := range aliases {
+		resources = append(resources, spec.Resource{Alias: alias})
+	}
 	var err error
-	if e.cloud, err = cloud.Open(cloud.Options{Dir: filepath.Join(e.dir, "cloud")}); err != nil {
+	if e.cloud, err = cloud.Open(cloud.Options{Dir: filepath.Join(e.dir, "cloud"), Resources: resources}); err != nil {
 		t.Fatal(err)
 	}
 	e.start("127.0.0.1:0")
@@ -110,6 +58,16 @@ func (e *exosite) start(addr string) {
 	if e.Server, err = exositetest.Start(exositetest.Options{Cloud: e.cloud, HTTPS: addr, Dir: e.dir}); err != nil {
 		e.t.Fatal(err)
 	}
+}
+
+// card is one of a build whose gateway reports to the emulator.
+func (e *exosite) card(t *testing.T, b *build) *card {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(e.HTTPSAddr())
+	c := b.card(t)
+	c.provision(t, fmt.Sprintf("product: %s\nserial: %s\nexosite:\n  host: 10.0.2.2:%s\n  ca: |\n    %s\n",
+		e.Product(), e.serial, port, strings.ReplaceAll(strings.TrimSpace(string(e.CA())), "\n", "\n    ")))
+	return c
 }
 
 // enable has the gateway activate, again if it has been: its CIK is no good then.
@@ -155,30 +113,14 @@ func (e *exosite) value(alias string) string {
 	return points[len(points)-1].Value
 }
 
-// upload makes a content, of which nothing compresses, and returns its SHA-256.
-func (e *exosite) upload(name string, size int) string {
-	e.t.Helper()
-	data := make([]byte, size)
-	r := rand.NewChaCha8([32]byte{1})
-	r.Read(data)
-	err := e.cloud.CreateContent(e.Product(), name, "", false)
-	if err == nil {
-		err = e.cloud.Upload(e.Product(), name, "application/octet-stream", bytes.NewReader(data))
-	}
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	return fmt.Sprintf("%x", sha256.Sum256(data))
-}
-
 // until waits for something to come true, and returns how long it took.
 func (e *exosite) until(m *machine, what string, true func() bool) time.Duration {
 	e.t.Helper()
 	start := time.Now()
 	for !true() {
-		if time.Since(start) > 3*time.Minute {
+		if time.Since(start) > 1*time.Minute {
 			requests, _ := json.Marshal(e.Requests())
-			e.t.Fatalf("%s does not happen; the last requests:\n%s\nthe gateway's log:\n%s", what, requests[max(0, len(requests)-4000):], m.runs("tail -n 30 /var/log/gwe.log"))
+			e.t.Fatalf("%s does not happen; the last requests:\n%s\nthe gateway's log:\n%s", what, requests[max(0, len(requests)-4000):], m.runs("supervisorctl status; tail -n 15 /var/log/*.log"))
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -200,30 +142,9 @@ func (e *exosite) outcomes(part string) (n int) {
 // do.
 func TestEngine(t *testing.T) {
 	eachThorough(t, func(t *testing.T, b *build) {
-		dir := projectCopy(t)
-		if err := os.WriteFile(filepath.Join(dir, "gweinit/engine/story.go"), []byte(storyInstaller), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out := t.TempDir()
-		manifest, err := image.Build(t.Context(), image.Options{
-			Project: dir, Board: b.Board, Overlays: []string{"base", "busybox", "dev"}, Version: "1.0.0",
-			Cache: filepath.Join(cache, "gateway-engine"), Out: out, Mirrors: mirrors(), Log: t.Logf,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		b = &build{manifest, b.board, out}
-
 		const serial = "GW-7"
 		e := startExosite(t, serial)
-		_, port, _ := net.SplitHostPort(e.HTTPSAddr())
-		c := b.card(t)
-		c.provision(t, fmt.Sprintf("product: %s\nserial: %s\nexosite:\n  host: 10.0.2.2:%s\n  ca: |\n    %s\n",
-			e.Product(), serial, port, strings.ReplaceAll(strings.TrimSpace(string(e.CA())), "\n", "\n    ")))
+		c := e.card(t, b)
 		e.set("update_interval", "5")
 		old := func(o *qemu.Options) { o.Args = append(o.Args, "-rtc", "base=1970-01-02T00:00:00") }
 		m := c.boot(t, old)
@@ -272,14 +193,16 @@ func TestEngine(t *testing.T) {
 		e.Fault(exositetest.Fault{Call: "contentinfo", Times: 1, Status: 503})
 		e.Fault(exositetest.Fault{Call: "content", Times: 1, DropAfter: 100_000})
 		e.Fault(exositetest.Fault{Call: "write", Times: 1, Drop: true})
-		sum := e.upload("first.story", 300_000)
+		first1 := tarball(t, script("sha256sum noise | cut -d' ' -f1 > /data/installed\n"), noise(300_000))
+		sum := fmt.Sprintf("%x", sha256.Sum256(first1))
+		e.offer("first.v1.tar.gz", first1)
 		m.runs("gwe --set-update-interval 600") // it is pushed
 		m.waits("grep -q 'settings changed' /var/log/gwe.log")
-		e.set("engine_fetch", `{"install": [{"name": "first.story", "sha256": "`+sum+`"}]}`)
+		e.set("engine_fetch", `{"install": [{"name": "first.v1.tar.gz", "sha256": "`+sum+`"}]}`)
 		took := e.until(m, "the command is taken", func() bool { return e.value("engine_fetch") == "" })
-		e.until(m, "the command is done", func() bool { return e.outcomes("installed: first.story") == 1 })
-		if got := m.runs("cut -d' ' -f2,3 /data/installed"); got != "first.story "+sum {
-			t.Errorf("installed: %s, want first.story %s", got, sum)
+		e.until(m, "the command is done", func() bool { return e.outcomes("installed: first.v1.tar.gz") == 1 })
+		if got, want := m.runs("cat /data/shared/installed"), fmt.Sprintf("%x", sha256.Sum256([]byte(noise(300_000).text))); got != want {
+			t.Errorf("installed is %s, want %s", got, want)
 		}
 		anonymous, err := strconv.Atoi(m.runs("awk '/^RssAnon/{print $2}' /proc/$(supervisorctl pid gwe)/status"))
 		if err != nil || anonymous > 8<<10 {
@@ -288,11 +211,11 @@ func TestEngine(t *testing.T) {
 		t.Logf("a command was taken after %v; gwe has %d kB of anonymous memory", took.Round(time.Millisecond), anonymous)
 
 		// One that cannot be is refused, and one that nobody can do fails.
-		e.set("engine_fetch", `{"install": [{"name": "../first.story"}]}`)
+		e.set("engine_fetch", `{"install": [{"name": "../first.v1.tar.gz"}]}`)
 		e.until(m, "a bad command is refused", func() bool { return e.outcomes("refused: install: entry 1") == 1 && e.value("engine_fetch") == "" })
 		time.Sleep(1100 * time.Millisecond)
-		e.set("engine_fetch", `{"install": [{"name": "none.story"}]}`)
-		e.until(m, "a command without content fails", func() bool { return e.outcomes("failed: none.story") == 1 })
+		e.set("engine_fetch", `{"install": [{"name": "none.v1.tar.gz"}]}`)
+		e.until(m, "a command without content fails", func() bool { return e.outcomes("failed: none.v1.tar.gz") == 1 })
 
 		// Its CIK ends, and then the whole server for a while.
 		m.runs("gwe --set-update-interval 2 --set-act-retry-interval 2")
@@ -316,19 +239,19 @@ func TestEngine(t *testing.T) {
 
 		// The power goes at any moment between taking a command and telling how
 		// it ended: it is done once, and told.
-		e.upload("power.story", 200_000)
+		e.offer("power.v1.tar.gz", tarball(t, script("sleep 1; echo power >> /data/installed; sleep 1\n"), noise(200_000)))
 		for cut := range 3 {
-			before := e.outcomes("installed: power.story")
-			e.set("engine_fetch", `{"install": [{"name": "power.story"}]}`)
+			before := e.outcomes("installed: power.v1.tar.gz")
+			e.set("engine_fetch", `{"install": [{"name": "power.v1.tar.gz"}]}`)
 			e.until(m, "the command is taken", func() bool { return e.value("engine_fetch") == "" })
 			time.Sleep(time.Duration(cut)*900*time.Millisecond + rand.N(500*time.Millisecond))
 			m.Kill()
 			m = c.boot(t, old)
 			m.ready(b, slot.A)
 			m.shell()
-			e.until(m, "the command is done and told", func() bool { return e.outcomes("installed: power.story") == before+1 })
-			if got := m.runs("grep -c power.story /data/installed"); got != strconv.Itoa(cut+1) {
-				t.Errorf("after %d commands and cuts it is installed %s times:\n%s", cut+1, got, m.runs("cat /data/installed"))
+			e.until(m, "the command is done and told", func() bool { return e.outcomes("installed: power.v1.tar.gz") == before+1 })
+			if got := m.runs("grep -c power /data/shared/installed"); got != strconv.Itoa(cut+1) {
+				t.Errorf("after %d commands and cuts it is installed %s times:\n%s", cut+1, got, m.runs("cat /data/shared/installed"))
 			}
 			time.Sleep(1100 * time.Millisecond)
 		}
@@ -341,7 +264,7 @@ func TestEngine(t *testing.T) {
 		m = c.boot(t, old)
 		m.ready(b, slot.A)
 		m.shell()
-		m.runs("test ! -e /data/installed")
+		m.runs("test ! -e /data/shared/installed")
 		e.until(m, "it checks in with the CIK from before", func() bool { return m.runs("cat /run/gwe/last.json 2>/dev/null || true") != "" })
 		if got := m.runs("gwe -C"); got != second || e.activations() != activations {
 			t.Errorf("the CIK is %.8s after %d activations, was %.8s after %d", got, e.activations(), second, activations)

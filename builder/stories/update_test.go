@@ -210,10 +210,7 @@ func (e *exosite) offer(name string, file []byte) {
 // many seconds at most.
 func (e *exosite) gatewayAt(t *testing.T, b *build, trial int) *card {
 	t.Helper()
-	_, port, _ := net.SplitHostPort(e.HTTPSAddr())
-	c := b.card(t)
-	c.provision(t, fmt.Sprintf("product: %s\nserial: %s\nexosite:\n  host: 10.0.2.2:%s\n  ca: |\n    %s\n",
-		e.Product(), e.serial, port, strings.ReplaceAll(strings.TrimSpace(string(e.CA())), "\n", "\n    ")))
+	c := e.card(t, b)
 	m := c.boot(t)
 	m.arrives(slot.A)
 	m.shell()
@@ -277,6 +274,12 @@ func TestUpdate(t *testing.T) {
 			}
 		}
 
+		// An app, with a user of its own and a file that hides one of the firmware.
+		e.offer("guest.v1.tar.gz", tarball(t, script("echo guest:x:900:900::/:/bin/sh >> /etc/passwd\necho GUEST=1 >> /etc/os-release\n"),
+			supervised("command = sh -c \"id -un; sleep 1000000\"\nuser = guest\n")))
+		e.order(m, installs("guest.v1.tar.gz"), "installed: guest.v1.tar.gz")
+		m.waits("supervisorctl status guest | grep -q RUNNING && grep -x guest /var/log/guest.log")
+
 		// Over the air, with the gateway's memory measured on the way.
 		m.runs("pid=$(supervisorctl pid gwe); { while :; do awk '/^RssAnon/{print $2}' /proc/$pid/status; sleep 0.2; done > /data/anon & }")
 		start := time.Now()
@@ -294,6 +297,8 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("gwe took %d kB of anonymous memory, %v; its budget is 16 MB", most, err)
 		}
 		told(m, "gw.v1.1.0.fw", "installed", 1)
+		m.runs("supervisorctl status guest | grep RUNNING")
+		e.until(m, "the app's file that hides a newer one is reported", func() bool { return strings.Contains(e.value("engine_report"), `"stale":["/etc/os-release"]`) })
 		if st := m.firmware(); st.Version != "1.1.0" || st.Slots.Good != slot.B || st.Slots.A.Status != slot.Good || st.Update.State != update.Confirmed {
 			t.Errorf("after the update: %s", m.runs("gwe --slots"))
 		}

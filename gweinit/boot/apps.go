@@ -162,7 +162,7 @@ func showSettings() error {
 	}
 	names := []string{gateway.GatewayFile, gateway.EngineFile}
 	for _, path := range []string{settings.CA, settings.Certificate, settings.Key} {
-		if name, below := strings.CutPrefix(path, gatewayFolder+"/"); below && name == filepath.Base(name) {
+		if name, below := strings.CutPrefix(path, gatewayFolder+"/"); below && filepath.IsLocal(name) {
 			names = append(names, name)
 		}
 	}
@@ -184,6 +184,9 @@ func showFile(from, to string) error {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 		return err
 	}
 	return durable.WriteFile(to, data, 0o600)

@@ -32,7 +32,6 @@ func (s *Store) collect() error {
 	if err != nil {
 		return err
 	}
-	// An old generation must not come back without its layers.
 	if err := s.removeGenerations(f); err != nil {
 		return err
 	}
@@ -52,7 +51,7 @@ func (s *Store) collect() error {
 	return errors.Join(errs...)
 }
 
-// removeGenerations removes, durably, all files but those of f, and the newest
+// removeGenerations removes all files but those of f, and the newest
 // garbled one, which may tell somebody something.
 func (s *Store) removeGenerations(f files) error {
 	dir := s.path(generationsFolder)
@@ -65,20 +64,15 @@ func (s *Store) removeGenerations(f files) error {
 		strconv.Itoa(f.second.Number) + suffix: true,
 		newestGarbled(names):                   true,
 	}
-	removed := false
 	for _, name := range names {
 		if keep[name] {
 			continue
 		}
-		removed = true
 		if err := s.changes().RemoveAll(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
-	if !removed {
-		return nil
-	}
-	return s.changes().SyncFolder(dir)
+	return nil
 }
 
 func newestGarbled(names []string) (newest string) {

@@ -186,8 +186,10 @@ func (g Generation) check() error {
 			return err
 		}
 	}
-	if !slices.IsSorted(g.Merge) || slices.ContainsFunc(g.Merge, func(n int) bool { return n < 1 || n > g.Last }) {
-		return fmt.Errorf("merge of layers %.80v, the last one is %d", g.Merge, g.Last)
+	for i, n := range g.Merge {
+		if n < 1 || n > g.Last || i > 0 && n <= g.Merge[i-1] {
+			return fmt.Errorf("merge of layer %d, the last one is %d", n, g.Last)
+		}
 	}
 	return nil
 }

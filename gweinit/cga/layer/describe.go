@@ -35,11 +35,12 @@ type about struct {
 func Describe(dir, base, version string) error {
 	a := about{Base: version, Files: map[string]string{}}
 	accounts := false
+	var prints fingerprints
 	err := walk(filepath.Join(dir, Root), base, func(e entry) (err error) {
 		if slices.Contains(accountFiles, e.path) {
 			accounts = true
 		} else if hides(e) {
-			a.Files[e.path], err = fingerprint(filepath.Join(base, e.path), e.base)
+			a.Files[e.path], err = prints.of(filepath.Join(base, e.path), e.base)
 		}
 		return err
 	})
@@ -61,8 +62,12 @@ func hides(e entry) bool {
 	return !e.info.IsDir() && !isWhiteout(e.info) && e.base != nil && !e.base.IsDir()
 }
 
-// fingerprint tells contents apart.
-func fingerprint(path string, info os.FileInfo) (string, error) {
+// fingerprints tell contents apart. The zero value can be used.
+type fingerprints struct {
+	buf []byte // for all files: a layer may have 20,000
+}
+
+func (p *fingerprints) of(path string, info os.FileInfo) (string, error) {
 	switch {
 	case info.Mode().IsRegular():
 		f, err := os.Open(path)
@@ -70,8 +75,11 @@ func fingerprint(path string, info os.FileInfo) (string, error) {
 			return "", err
 		}
 		defer f.Close()
+		if p.buf == nil {
+			p.buf = make([]byte, 64<<10)
+		}
 		h := sha256.New()
-		_, err = io.Copy(h, f)
+		_, err = io.CopyBuffer(h, struct{ io.Reader }{f}, p.buf) // the file's own WriteTo has a buffer of its own
 		return hex.EncodeToString(h.Sum(nil)), err
 	case info.Mode()&os.ModeSymlink != 0:
 		target, err := os.Readlink(path)
@@ -110,11 +118,12 @@ func Stale(dir, base, version string) ([]string, error) {
 		return nil, err
 	}
 	var stale []string
+	var prints fingerprints
 	err = walk(filepath.Join(dir, Root), base, func(e entry) error {
 		if !hides(e) || slices.Contains(accountFiles, e.path) {
 			return nil
 		}
-		now, err := fingerprint(filepath.Join(base, e.path), e.base)
+		now, err := prints.of(filepath.Join(base, e.path), e.base)
 		if now != a.Files[e.path] {
 			stale = append(stale, "/"+e.path)
 		}

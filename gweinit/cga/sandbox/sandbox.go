@@ -166,11 +166,25 @@ func (i Installer) prepare() error {
 		return err
 	}
 	for _, to := range []string{"gwe", "gwe.before"} {
-		if err := copyFiles(filepath.Join(gateway, view.Shown), filepath.Join(i.Layer, to)); err != nil {
+		if err := copyTree(filepath.Join(gateway, view.Shown), filepath.Join(i.Layer, to)); err != nil {
 			return err
 		}
 	}
 	return os.Mkdir(filepath.Join(i.Layer, "run", "gwe"), 0o755)
+}
+
+// copyTree copies the settings. PID 1 may replace a file meanwhile.
+func copyTree(from, to string) (err error) {
+	for range 5 {
+		if err = os.RemoveAll(to); err != nil {
+			return err
+		}
+		if err = os.CopyFS(to, os.DirFS(from)); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 const maxCopied = 256 << 10 // bytes of one file

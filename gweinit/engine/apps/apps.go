@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/exosite/gwe/gweinit/bundle"
 	"github.com/exosite/gwe/gweinit/cga"
 	"github.com/exosite/gwe/gweinit/cga/generation"
 	"github.com/exosite/gwe/gweinit/cga/view"
@@ -146,8 +147,8 @@ func verify(file string, item command.Item) error {
 }
 
 // Open is called when the engine starts. It returns the commands for the apps that
-// came with the firmware and are not installed yet, or in an older version: their
-// IDs and files.
+// came with the firmware and are not installed yet, or in an older version (by
+// Debian's rules).
 func (i *Installer) Open() (orders []Order, err error) {
 	files, err := filepath.Glob(filepath.Join(i.base(), Baked, "*.tar.gz"))
 	if err != nil || len(files) == 0 {
@@ -164,7 +165,7 @@ func (i *Installer) Open() (orders []Order, err error) {
 		if slices.Contains(current.Handled, name) {
 			continue
 		}
-		if app, there := current.App(n.App); there && app.Version == n.Version {
+		if app, there := current.App(n.App); there && bundle.CompareVersions(app.Version, n.Version) >= 0 {
 			continue
 		}
 		orders = append(orders, Order{ID: bakedID + name, Item: command.Item{Name: name}})

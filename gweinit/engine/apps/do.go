@@ -285,13 +285,18 @@ func (r *run) configure(app string, text []byte, root string) (bool, error) {
 	}
 	defer dir.Close()
 	if text != nil {
-		text, warnings, err := cga.ProgramConf(app, text)
-		if err != nil {
+		var warnings []string
+		text, warnings, err = cga.ProgramConf(app, text)
+		if errors.Is(err, cga.ErrNoSection) { // GWE passes over it, too
+			fmt.Fprintf(r.out, "supervisor.conf is passed over: %v\n", err)
+		} else if err != nil {
 			return false, fmt.Errorf("supervisor.conf: %w", err)
 		}
 		for _, w := range warnings {
 			fmt.Fprintf(r.out, "supervisor.conf: %s\n", w)
 		}
+	}
+	if text != nil {
 		file := filepath.Join(conf.AppConfigs, app+".conf")
 		if err := dir.MkdirAll(conf.AppConfigs, 0o755); err != nil {
 			return false, fmt.Errorf("supervisor.conf: %w", err)

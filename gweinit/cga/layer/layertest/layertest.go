@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -31,16 +32,17 @@ import (
 type Keep int
 
 const (
-	All   Keep = iota // everything
-	Names             // names and folders, but not what is in files
-	None              // nothing
+	All        Keep = iota // everything
+	Names                  // names and attributes, but not what is in files
+	Attributes             // modes, owners and extended attributes only
+	None                   // nothing
 )
 
 // Keeps are all of them.
-var Keeps = []Keep{All, Names, None}
+var Keeps = []Keep{All, Names, Attributes, None}
 
 func (k Keep) String() string {
-	return [...]string{"all kept", "names kept", "nothing kept"}[k]
+	return [...]string{"all kept", "names kept", "attributes kept", "nothing kept"}[k]
 }
 
 // Disk is a folder that tells what a power cut would leave of it. It is for one
@@ -106,19 +108,27 @@ func (n *node) after(keep Keep, done map[*node]*node) *node {
 	if c := done[n]; c != nil {
 		return c
 	}
-	left := n.now
-	if keep == None {
-		left = n.last
-	} else if keep == Names && n.now.children == nil {
-		left.data = n.last.data
-	}
-	left = left.clone()
+	left := n.left(keep).clone()
 	c := &node{}
 	done[n] = c
 	for name, child := range left.children {
 		left.children[name] = child.after(keep, done)
 	}
 	c.now, c.last = left, left.clone()
+	return c
+}
+
+// left is what is left of a node itself.
+func (n *node) left(keep Keep) content {
+	c := n.now
+	switch keep {
+	case None:
+		c = n.last
+	case Attributes:
+		c.data, c.children = n.last.data, n.last.children
+	case Names:
+		c.data = n.last.data
+	}
 	return c
 }
 
@@ -174,26 +184,29 @@ func (n *node) create(path string) error {
 	return n.restore(path)
 }
 
-// Dump tells what is there, a line each: mode, owner, extended attributes, content.
-func (i Image) Dump() string {
-	var b strings.Builder
-	i.root.dump(&b, "/")
-	return b.String()
+// Dump tells what an image has, a line each: mode, owner, extended attributes,
+// content.
+func (d *Disk) Dump(keep Keep) string {
+	return string(d.root.dump(nil, "", keep))
 }
 
-func (n *node) dump(b *strings.Builder, path string) {
-	c := n.now
-	fmt.Fprintf(b, "%s %v %d:%d", path, c.mode, c.uid, c.gid)
+func (n *node) dump(b []byte, path string, keep Keep) []byte {
+	c := n.left(keep)
+	b = append(append(b, path...), ' ')
+	b = append(b, c.mode.String()...)
+	b = strconv.AppendInt(append(b, ' '), int64(c.uid), 10)
+	b = strconv.AppendInt(append(b, ':'), int64(c.gid), 10)
 	for _, name := range slices.Sorted(maps.Keys(c.xattrs)) {
-		fmt.Fprintf(b, " %s=%s", name, c.xattrs[name])
+		b = append(append(append(append(b, ' '), name...), '='), c.xattrs[name]...)
 	}
 	if c.data != "" {
-		fmt.Fprintf(b, " %q", c.data)
+		b = strconv.AppendQuote(append(b, ' '), c.data)
 	}
-	b.WriteByte('\n')
+	b = append(b, '\n')
 	for _, name := range slices.Sorted(maps.Keys(c.children)) {
-		c.children[name].dump(b, filepath.Join(path, name))
+		b = c.children[name].dump(b, path+"/"+name, keep)
 	}
+	return b
 }
 
 // step is where the power may go.
@@ -393,18 +406,22 @@ func (d *Disk) Remove(path string) error {
 	return nil
 }
 
-// RemoveAll is many steps.
+// RemoveAll is a step for each name in the folder, and one for the folder itself.
 func (d *Disk) RemoveAll(path string) error {
-	n, parent, _ := d.find(path)
+	n, parent, base := d.find(path)
 	if n == nil || parent == nil {
 		return nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.now.children)) {
-		if err := d.RemoveAll(filepath.Join(path, name)); err != nil {
+		d.step("remove all of %s", filepath.Join(path, name))
+		if err := os.RemoveAll(filepath.Join(path, name)); err != nil {
 			return err
 		}
+		delete(n.now.children, name)
 	}
-	return d.Remove(path)
+	d.step("remove %s", path)
+	delete(parent.now.children, base)
+	return os.Remove(path)
 }
 
 func (d *Disk) RemoveXattr(path, name string) error {
