@@ -124,6 +124,7 @@ func TestApps(t *testing.T) {
 		}
 		e.offer("other.v1.tar.gz", tarball(t, script("cp noise /usr/local/\n"), supervised("command = sleep 1000000\n"), noise(10_000_000)))
 		c := e.card(t, b)
+		c.enlarge(t, 256<<20)
 		m := c.boot(t)
 		m.ready(b, slot.A)
 		m.shell()
@@ -143,9 +144,9 @@ func TestApps(t *testing.T) {
 		m.runs("supervisorctl status meter | grep RUNNING")
 		start := time.Now()
 		e.set("engine_fetch", installs("other.v1.tar.gz"))
+		e.until(m, "the install is told", func() bool { return e.outcomes("other.v1.tar.gz") == 1 })
 		m.waits("supervisorctl status other | grep RUNNING")
-		t.Logf("an app of 10 MB was RUNNING %.1f s after the command", time.Since(start).Seconds())
-		e.until(m, "the install is told", func() bool { return e.outcomes("installed: other.v1.tar.gz") == 1 })
+		t.Logf("an app of 10 MB was told to be installed, and RUNNING, %.1f s after the command: %s", time.Since(start).Seconds(), e.value("fetch_status"))
 		e.until(m, "both are reported", func() bool {
 			r := e.reported()
 			return r["meter"] == "RUNNING 1" && r["other"] == "RUNNING 1" && r["gwe"] == "RUNNING 1.0.0"
@@ -180,7 +181,7 @@ func TestApps(t *testing.T) {
 		e.order(m, installs("evil.v1.tar.gz"), "failed: evil.v1.tar.gz")
 		e.offer("escape.v1.tar.gz", tarball(t, script(""), file{"../escape", "", 0o644}))
 		e.order(m, installs("meter.v1.tar.gz", "escape.v1.tar.gz"), "../escape")
-		if got := m.runs("ls /data/var/lib /data/apps; ls /data/shared; supervisorctl pid other"); got != strings.Join([]string{"/data/apps:", "1", "2", "3", "4", "rw", "", "/data/var/lib:", "gwe", other}, "\n") {
+		if got := m.runs("ls -1 /data/var/lib /data/apps; ls -1 /data/shared; supervisorctl pid other"); got != strings.Join([]string{"/data/apps:", "1", "2", "3", "4", "rw", "", "/data/var/lib:", "gwe", other}, "\n") {
 			t.Errorf("after failures there is:\n%s", got)
 		}
 		m.runs("supervisorctl status meter | grep RUNNING; gwe --version; date")

@@ -83,11 +83,6 @@ type Result struct {
 // Places in the layer's folder that exist as long as the installer runs.
 var temporary = []string{"mnt", "run", "tmp", "work", "gwe", "gwe.before"}
 
-// errFailed is an installer that did not end with the status 0.
-type errFailed struct{ text string }
-
-func (e errFailed) Error() string { return e.text }
-
 // Run runs the installer to its end. A non-zero status is an error, as is an end by
 // a limit or by ctx. The caller removes the layer then, and after all is done calls
 // Tidy.
@@ -107,7 +102,7 @@ func (i Installer) Run(ctx context.Context) (result Result, err error) {
 	limit := cmp.Or(i.Limit, DefaultLimit)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	timer := time.AfterFunc(limit, func() { cancel(errFailed{fmt.Sprintf("%s did not end within %v, and was killed", name, limit)}) })
+	timer := time.AfterFunc(limit, func() { cancel(fmt.Errorf("%s did not end within %v, and was killed", name, limit)) })
 	defer timer.Stop()
 	watched := make(chan struct{})
 	go func() { defer close(watched); i.watchRoom(ctx, cancel, name) }()
@@ -127,9 +122,11 @@ func (i Installer) Run(ctx context.Context) (result Result, err error) {
 	case end.Error != "":
 		return result, fmt.Errorf("run %s: %s", name, end.Error)
 	case end.Signal != "":
-		return result, errFailed{fmt.Sprintf("%s was ended by %s", name, end.Signal)}
+		return result, fmt.Errorf("%s was ended by %s", name, end.Signal)
+	case i.Spare > 0 && i.full(name) != nil: // faster than watchRoom looked
+		return result, i.full(name)
 	case end.Status != 0:
-		return result, errFailed{fmt.Sprintf("%s ended with status %d", name, end.Status)}
+		return result, fmt.Errorf("%s ended with status %d", name, end.Status)
 	}
 	return result, nil
 }
@@ -228,12 +225,9 @@ func (i Installer) watchRoom(ctx context.Context, cancel context.CancelCauseFunc
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		var st unix.Statfs_t
-		if err := unix.Statfs(i.Layer, &st); err == nil {
-			if free := int64(st.Bavail) * int64(st.Bsize); free < i.Spare {
-				cancel(errFailed{fmt.Sprintf("%s filled /data up to the last %d KB, and was killed", name, free>>10)})
-				return
-			}
+		if err := i.full(name); err != nil {
+			cancel(err)
+			return
 		}
 		select {
 		case <-ctx.Done():
@@ -241,6 +235,18 @@ func (i Installer) watchRoom(ctx context.Context, cancel context.CancelCauseFunc
 		case <-tick.C:
 		}
 	}
+}
+
+// full is the error of an installer that has left too little room.
+func (i Installer) full(name string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(i.Layer, &st); err != nil {
+		return nil
+	}
+	if free := int64(st.Bavail) * int64(st.Bsize); free < i.Spare {
+		return fmt.Errorf("%s filled /data up to the last %d KB", name, free>>10)
+	}
+	return nil
 }
 
 // spec is what the first process of the new world has to know.
