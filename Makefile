@@ -20,7 +20,7 @@ help: ## list the targets
 	@echo
 	@echo "  board=NAME     a board of \"make boards\""
 	@echo "  overlays=...   what the root is made of (default: $(overlays)); add dev for a shell on the console"
-	@echo "  apps=...       apps to install at the first boot: folders with a buildfile.json, or tarballs"
+	@echo "  apps=...       apps to install at the first boot: folders with a gwe-buildfile.json, or tarballs"
 	@echo "  version=...    version of the firmware (default: from the git commit)"
 	@echo "  release=1      refuse what must not reach a customer"
 	@echo "  lock=FILE      the packages of an earlier build, by its out/BOARD.json (default: the newest)"

@@ -40,7 +40,7 @@ func imageCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 	var o image.Options
 	where := commonFlags(flags, &o)
 	overlays := flags.String("overlays", "base busybox", "`names` of overlays, folders in overlays/, later ones on top")
-	apps := flags.String("apps", "", "`paths` of apps to install at the first boot: folders with a buildfile.json, or tarballs")
+	apps := flags.String("apps", "", "`paths` of apps to install at the first boot: folders with a gwe-buildfile.json, or tarballs")
 	flags.StringVar(&o.Version, "version", "", "version of the firmware (default: from the git commit)")
 	flags.BoolVar(&o.Release, "release", false, "refuse what must not reach a customer")
 	flags.StringVar(&o.Lock, "lock", "", "BOARD.json `file` of the build whose packages to take (default: the newest packages)")

@@ -33,11 +33,8 @@ type App struct {
 	Size    int64  // of the tarball, bytes
 }
 
-const (
-	// appsDir is where the gateway looks for tarballs.
-	appsDir   = "usr/share/gweinit/apps"
-	buildfile = "buildfile.json"
-)
+// appsDir is where the gateway looks for tarballs.
+const appsDir = "usr/share/gweinit/apps"
 
 // app is one of the image's, as the builder has it.
 type app struct {
@@ -57,8 +54,8 @@ func (b *build) findApps() error {
 		case err != nil:
 			return fmt.Errorf("app %s: %w", from, err)
 		case info.IsDir():
-			if _, err := os.Stat(filepath.Join(from, buildfile)); err != nil {
-				return fmt.Errorf("app %s: a folder with a %s, or a tarball is expected: %w", from, buildfile, err)
+			if _, err := os.Stat(filepath.Join(from, cga.BuildfileName)); err != nil {
+				return fmt.Errorf("app %s: a folder with a %s, or a tarball is expected: %w", from, cga.BuildfileName, err)
 			}
 			b.apps = append(b.apps, app{from: from})
 		default:
@@ -101,7 +98,7 @@ func (b *build) makeApps(ctx context.Context) error {
 // run where their sources are, as relative paths and Go's modules need it, so
 // builds for several boards take turns.
 func (b *build) buildApp(ctx context.Context, dir, out string) (tarball string, err error) {
-	file := filepath.Join(dir, buildfile)
+	file := filepath.Join(dir, cga.BuildfileName)
 	unlock, err := cache.Lock(ctx, file, b.Log)
 	if err != nil {
 		return "", err

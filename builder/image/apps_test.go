@@ -156,9 +156,9 @@ func folder(t *testing.T, dir, buildfile string, files ...string) string {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range append(files, "buildfile.json") {
+	for _, name := range append(files, "gwe-buildfile.json") {
 		text := "#!/bin/sh\n"
-		if name == "buildfile.json" {
+		if name == "gwe-buildfile.json" {
 			text = buildfile
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
@@ -190,7 +190,7 @@ func TestAppsRefused(t *testing.T) {
 		want []string
 	}{
 		{"not there", []string{in("none")}, []string{in("none"), "no such folder or tarball"}},
-		{"no buildfile", []string{in("empty")}, []string{in("empty"), "buildfile.json"}},
+		{"no buildfile", []string{in("empty")}, []string{in("empty"), "gwe-buildfile.json"}},
 		{"no name", []string{write("door.tar.gz")}, []string{in("door.tar.gz")}},
 		{"no tarball", []string{write("door.v1.tar.gz")}, []string{in("door.v1.tar.gz")}},
 		{"of Gateway Engine itself", []string{write("gwe.v1.tar.gz")}, []string{in("gwe.v1.tar.gz"), "gwe"}},

@@ -193,7 +193,7 @@ func slow(writesPerSecond int) func(*qemu.Options) {
 // moment on at which the new partition table is at the card's end.
 func TestPowerCutsWhileGrowing(t *testing.T) {
 	const size = 1 << 30
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		unfinished := 0
 		for i := range 3 {
 			c := b.card(t)
@@ -256,7 +256,7 @@ func (c *card) onData(t *testing.T, command ...string) {
 // The kernel has found an error in /data: at the next boot it is repaired, and
 // what is on it is still there.
 func TestDamagedDataIsRepaired(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		kept := filepath.Join(t.TempDir(), "kept")
 		if err := os.WriteFile(kept, []byte("kept\n"), 0o644); err != nil {

@@ -2,6 +2,8 @@ package boot
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/exosite/gwe/gweinit/cga/generation"
 	"github.com/exosite/gwe/gweinit/cga/layer"
@@ -19,7 +22,7 @@ import (
 )
 
 // appAccounts has the users and groups of the firmware and of all apps together, in
-// a folder for each generation.
+// a folder for each stack of layers.
 const appAccounts = "/run/apps/.accounts"
 
 // apps are the installed apps, as of the newest generation.
@@ -31,35 +34,78 @@ type apps struct {
 
 	mu       sync.Mutex
 	current  generation.Generation
+	known    bool   // which apps there are
+	whole    bool   // and each has its layer
+	running  int    // number of the generation whose programs the supervisor has; -1: none yet
 	accounts string // "": those of the firmware
 }
 
-func newApps() *apps { return &apps{store: generation.Store{Log: logError}} }
+func newApps() *apps { return &apps{store: generation.Store{Log: logError}, running: -1} }
 
-// prepareApps finishes an install that a power cut has interrupted, and reads what
-// is installed.
+// finishLimit is for moving what installers have written to where it belongs, on a slow
+// card: programs should not start before.
+const finishLimit = 10 * time.Minute
+
+// prepareApps reads what is installed, and finishes an install that a power cut has
+// interrupted.
 func prepareApps(s *system) error {
-	return errors.Join(showSettings(), s.apps.store.Finish(), s.apps.take())
+	err := errors.Join(showSettings(), s.apps.take())
+	unlock, lockErr := s.apps.store.Lock(context.Background(), func() {})
+	if lockErr != nil {
+		return errors.Join(err, lockErr)
+	}
+	defer unlock()
+	return errors.Join(err, s.apps.store.Finish())
 }
 
-// take takes the newest generation. It is usable also after an error.
+// take takes the newest generation. If that cannot be read, the one from before stays.
 func (a *apps) take() error {
 	current, err := a.store.Current()
-	accounts := filepath.Join(appAccounts, strconv.Itoa(current.Number))
+	if errors.Is(err, generation.ErrUnknown) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.known, a.whole = false, false
+		return err
+	}
 	var dirs []string
 	for _, app := range current.Apps {
 		if app.Layer > 0 {
 			dirs = append(dirs, layerFolder(app.Layer))
 		}
 	}
+	// The same layers have the same: who has them mounted needs no other.
+	stack := sha256.Sum256([]byte(strings.Join(dirs, ":")))
+	accounts := filepath.Join(appAccounts, hex.EncodeToString(stack[:8]))
 	needed, accountsErr := layer.Accounts("/", dirs, accounts)
 	if !needed {
 		accounts = ""
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.current, a.accounts = current, accounts
-	return errors.Join(err, accountsErr)
+	err = errors.Join(err, accountsErr)
+	a.current, a.known, a.whole, a.accounts = current, true, err == nil, accounts
+	return err
+}
+
+// isNew says whether the supervisor has not got the programs of the current generation
+// yet: the engine asks at each of its starts.
+func (a *apps) isNew() (number int, new bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.current.Number, a.known && a.current.Number != a.running
+}
+
+// runs notes that the supervisor has the programs of a generation.
+func (a *apps) runs(number int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.running = number
+}
+
+func (a *apps) complete() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.whole
 }
 
 func layerFolder(number int) string { return filepath.Join("/data/apps", strconv.Itoa(number)) }
@@ -94,7 +140,7 @@ func (a *apps) prepare(p conf.Program, idle bool) error {
 	a.mu.Lock()
 	current, accounts := a.current, a.accounts
 	a.mu.Unlock()
-	stack := view.Stack{App: p.App, Lower: []string{"/"}, Upper: view.Upper{Dir: filepath.Join("/data/apps/rw", p.App)}}
+	stack := view.Stack{App: p.App, Lower: []string{"/"}}
 	for _, app := range current.Apps {
 		if app.Layer == 0 {
 			continue
@@ -102,6 +148,7 @@ func (a *apps) prepare(p conf.Program, idle bool) error {
 		stack.Lower = append(stack.Lower, layerRoot(app.Layer))
 		if app.Name == p.App {
 			stack.Layer, stack.Root = app.Layer, layerRoot(app.Layer)
+			stack.Upper = view.Upper{Dir: a.store.Upper(app)}
 		}
 	}
 	if stack.Layer == 0 {
@@ -122,8 +169,11 @@ func (s *system) switchGeneration(ctx context.Context) error {
 	if err != nil {
 		logError("read which apps are installed: %v", err)
 	}
-	if err := s.supervisor.Update(ctx); err != nil {
-		return fmt.Errorf("update the programs: %w", err)
+	if number, new := s.apps.isNew(); new {
+		if err := s.supervisor.Update(ctx); err != nil {
+			return fmt.Errorf("update the programs: %w", err)
+		}
+		s.apps.runs(number)
 	}
 	var names []string
 	for _, c := range s.apps.configs() {

@@ -69,7 +69,7 @@ func phases() []phase {
 		{name: "bring the loopback interface up", run: loopbackUp},
 		{name: "limit the programs", run: limitPrograms},
 		{name: "start the network", run: startNetwork},
-		{name: "prepare the apps", run: prepareApps},
+		{name: "prepare the apps", run: prepareApps, limit: finishLimit},
 		{name: "take calls", run: startControl},
 		{name: "start the programs", run: startPrograms},
 		{name: "refill the boots of the good slot", run: arrive},

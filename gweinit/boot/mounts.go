@@ -75,6 +75,9 @@ func makeFolders(*system) error {
 			errs = append(errs, err)
 			continue
 		}
+		if info, err := os.Lstat(d.path); err == nil && !info.IsDir() {
+			continue // an app has put a link there, of its own view
+		}
 		if err := unix.Chmod(d.path, uint32(d.mode)); err != nil {
 			errs = append(errs, fmt.Errorf("chmod %s: %w", d.path, err))
 		}

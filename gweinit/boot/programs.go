@@ -87,7 +87,7 @@ func (s *system) loadPrograms() (*conf.Config, error) {
 	if wrong != nil {
 		logError("the configuration of apps: %v", wrong)
 	}
-	s.incomplete.Store(err != nil || wrong != nil)
+	s.incomplete.Store(err != nil || wrong != nil || !s.apps.complete())
 	for i, g := range config.Groups {
 		for j := range g.Programs {
 			nameLogs(&config.Groups[i].Programs[j])
@@ -114,11 +114,15 @@ func nameLogs(p *conf.Program) {
 // out.
 func startPrograms(s *system) error {
 	s.incomplete.Store(true) // until all are known
+	number, known := s.apps.isNew()
 	config, err := s.loadPrograms()
 	for _, w := range config.Warnings {
 		logInfo("%s", w)
 	}
 	s.supervisor.Start(config)
+	if known {
+		s.apps.runs(number)
+	}
 	return err
 }
 

@@ -39,13 +39,24 @@ func (m machine) Call(ctx context.Context, method string, args ...any) (any, err
 // Control is where PID 1 listens.
 func (m machine) Control() control.Client { return m.control }
 
-// orderBaked orders the apps that came with the firmware and are not installed yet.
-func (b *assembled) orderBaked(i *apps.Installer) error {
-	orders, err := i.Open()
-	for _, o := range orders {
-		err = errors.Join(err, b.queue.Order(o.ID, o.Item))
+// startApps has PID 1 run what is installed, and orders what came with the firmware.
+func (b *assembled) startApps() {
+	if err := b.apps.Start(context.Background()); err != nil {
+		b.log.Error("start the apps", "err", err)
 	}
-	return err
+	b.orderBaked()
+}
+
+// orderBaked orders the next app that came with the firmware: one at a time, so that
+// commands of the cloud find their place between.
+func (b *assembled) orderBaked() {
+	next, err := b.apps.NextBaked(context.Background())
+	if err == nil && next != nil {
+		err = b.queue.Order(next.ID, next.Item)
+	}
+	if err != nil {
+		b.log.Error("install the apps of the firmware", "err", err)
+	}
 }
 
 // installed are the apps for a report. What of the firmware they hide is looked for
@@ -81,7 +92,7 @@ func (i *installed) list() (list []report.App, err error) {
 
 // changeApps does something about apps by hand.
 func changeApps(root string, out, errs io.Writer, do func(context.Context, *apps.Installer) error) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	err := error(nil)
 	if root != "" && !gateway.Here(root) {

@@ -101,7 +101,12 @@ func assemble(root string, installers []command.Installer, log io.Writer) *assem
 				printConsole(line)
 			}
 		},
-		Changed: kick,
+		Changed: func() {
+			kick()
+			if b.apps != nil {
+				b.orderBaked()
+			}
+		},
 	}
 	return b
 }
@@ -144,7 +149,7 @@ func (b *assembled) open() error {
 	}
 	b.problem("downloads", err)
 	if b.apps != nil {
-		b.problem("apps of the firmware", b.orderBaked(b.apps))
+		go b.startApps()
 	}
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/exosite/gwe/gweinit/supervisor/logfile"
 )
 
-// withAutoLogs gives a program the files for those of its logs that are AUTO.
+// withAutoLogs gives a program the files for those of its logs that are AUTO, or of
+// an app and behind a link.
 func (s *Supervisor) withAutoLogs(c conf.Program) conf.Program {
 	s.mu.Lock()
 	d := s.config.Supervisord
@@ -23,10 +24,20 @@ func (s *Supervisor) withAutoLogs(c conf.Program) conf.Program {
 		log     *conf.Log
 		channel string
 	}{{&c.Stdout, "stdout"}, {&c.Stderr, "stderr"}} {
+		if c.App != "" && l.log.File != "" && logfile.Linked(l.log.File) {
+			s.opt.Log.Warn(fmt.Sprintf("log for %s of '%s': a symbolic link leads to %s; it gets another one", l.channel, c.Name, l.log.File))
+			l.log.File, l.log.Auto = "", true
+		}
 		if !l.log.Auto {
 			continue
 		}
-		f, err := os.CreateTemp(d.ChildLogDir, fmt.Sprintf("%s-%s---%s-*.log", c.Name, l.channel, d.Identifier))
+		dir := d.ChildLogDir
+		if c.App != "" { // its logs have no links in their paths
+			if real, err := filepath.EvalSymlinks(cmp.Or(dir, os.TempDir())); err == nil {
+				dir = real
+			}
+		}
+		f, err := os.CreateTemp(dir, fmt.Sprintf("%s-%s---%s-*.log", c.Name, l.channel, d.Identifier))
 		if err != nil {
 			s.opt.Log.Error(fmt.Sprintf("make the log for %s of '%s': %v", l.channel, c.Name, err))
 			continue
@@ -64,6 +75,16 @@ func (s *Supervisor) logs(c conf.Program) (out, err *logfile.Log) {
 	return out, s.takeLog(c, c.Stderr)
 }
 
+// logKey is what outputs have in common that share a log.
+type logKey struct {
+	file    string
+	noLinks bool
+}
+
+// keyOf returns that of an output. What apps call a path may be something else for
+// us: a link of theirs could lead to a file of the gateway.
+func keyOf(c conf.Program, l conf.Log) logKey { return logKey{filepath.Clean(l.File), c.App != ""} }
+
 // takeLog returns the log of an output. Outputs with the same file share it.
 func (s *Supervisor) takeLog(c conf.Program, l conf.Log) *logfile.Log {
 	if l.File == "" && !l.Syslog {
@@ -71,13 +92,13 @@ func (s *Supervisor) takeLog(c conf.Program, l conf.Log) *logfile.Log {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	file := filepath.Clean(l.File)
-	if shared := s.logFiles[file]; shared != nil && l.File != "" {
+	key := keyOf(c, l)
+	if shared := s.logFiles[key]; shared != nil && l.File != "" {
 		shared.users++
 		return shared.log
 	}
 	opt := logfile.Options{
-		Path: l.File, MaxBytes: l.MaxBytes, Backups: l.Backups,
+		Path: l.File, MaxBytes: l.MaxBytes, Backups: l.Backups, NoLinks: key.noLinks,
 		StripANSI: s.config.Supervisord.StripANSI,
 		Problem:   func(err error) { s.opt.Log.Error(fmt.Sprintf("log of '%s': %v", c.Name, err)) },
 	}
@@ -86,7 +107,7 @@ func (s *Supervisor) takeLog(c conf.Program, l conf.Log) *logfile.Log {
 	}
 	log := logfile.New(opt)
 	if l.File != "" {
-		s.logFiles[file] = &sharedLog{log: log, users: 1}
+		s.logFiles[key] = &sharedLog{log: log, users: 1}
 	}
 	return log
 }
@@ -95,21 +116,21 @@ func (s *Supervisor) takeLog(c conf.Program, l conf.Log) *logfile.Log {
 func (s *Supervisor) dropLogs(p *process) {
 	var unused []*logfile.Log
 	s.mu.Lock()
-	drop := func(file string, log *logfile.Log) {
-		file = filepath.Clean(file)
-		if shared := s.logFiles[file]; shared != nil && shared.log == log {
+	drop := func(l conf.Log, log *logfile.Log) {
+		key := keyOf(p.conf, l)
+		if shared := s.logFiles[key]; shared != nil && shared.log == log {
 			if shared.users--; shared.users > 0 {
 				return
 			}
-			delete(s.logFiles, file)
+			delete(s.logFiles, key)
 		}
 		unused = append(unused, log)
 	}
 	if p.out != nil {
-		drop(p.conf.Stdout.File, p.out)
+		drop(p.conf.Stdout, p.out)
 	}
 	if p.err != nil && !p.conf.RedirectStderr {
-		drop(p.conf.Stderr.File, p.err)
+		drop(p.conf.Stderr, p.err)
 	}
 	s.mu.Unlock()
 	for _, log := range unused {

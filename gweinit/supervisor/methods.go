@@ -116,11 +116,11 @@ func (s *Supervisor) addConfig(add adder) {
 		}
 		return nil, control.NewFault(control.BadName, name)
 	}})
-	add("removeProcessGroup", control.Method{Help: "Takes a group whose processes have stopped out of control.", Result: control.Boolean, Params: []control.Param{nameParam}, Run: func(_ context.Context, args []any) (any, error) {
+	add("removeProcessGroup", control.Method{Help: "Takes a group whose processes have stopped out of control.", Result: control.Boolean, Params: []control.Param{nameParam}, Run: func(ctx context.Context, args []any) (any, error) {
 		name := args[0].(string)
 		s.changes.Lock()
 		defer s.changes.Unlock()
-		switch err := s.remove(name); {
+		switch err := s.remove(ctx, name); {
 		case errors.Is(err, errRunning):
 			return nil, control.NewFault(control.StillRunning, name)
 		case err != nil:

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/exosite/gwe/gweinit/control"
 )
 
@@ -215,6 +217,111 @@ func TestUpdate(t *testing.T) {
 		t.Error("an update with a mistake is none")
 	}
 	w.stays("changed", "STARTING RUNNING STOPPING STOPPED STARTING RUNNING")
+}
+
+// What does not stop in time stays as it is, and keeps no other from what is new.
+func TestUpdateWhileOneHangs(t *testing.T) {
+	t.Parallel()
+	const stubborn = `command=sh -c 'trap "" TERM; while :; do sleep 0.1; done'` + "\n"
+	for _, tt := range []struct {
+		name, options string
+		most          time.Duration
+		hang          bool   // its goroutine answers nothing
+		want          string // the error; "" for none
+	}{
+		{"ends", "command=sleep 100\n", 0, false, ""},
+		{"ignores TERM", stubborn + "stopwaitsecs=1\n", 0, false, ""},
+		{"ignores TERM for longer", stubborn + "stopwaitsecs=1000\n", 500 * time.Millisecond, false, "remove changed: still running"},
+		{"hangs in the kernel", "command=sleep 100\n", 500 * time.Millisecond, true, "remove changed: context deadline exceeded"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			const kept, other = "[program:kept]\ncommand=sleep 100\n", "priority=5\n[program:late]\ncommand=sleep %d\npriority=2000\n[program:early]\npriority=1\ncommand=sleep %[1]d\n"
+			w := newWorld(t, kept+"[program:changed]\n"+tt.options+fmt.Sprintf(other, 100)+"[program:gone]\ncommand=sleep 100\n",
+				func(o *Options) { o.stopMost = tt.most })
+			for _, name := range []string{"kept", "changed", "early", "late", "gone"} {
+				w.passes(name, "STARTING RUNNING")
+			}
+			pid := w.info("changed")["pid"].(int)
+			p, err := w.process("changed")
+			if err != nil {
+				t.Fatal(err)
+			}
+			release := make(chan struct{})
+			if tt.hang {
+				if _, err := p.ask(t.Context(), func() { <-release }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.write("[program:added]\ncommand=sleep 100\n" + kept + "[program:changed]\n" + strings.ReplaceAll(tt.options, "1000", "1") + "startsecs=2\n" + fmt.Sprintf(other, 200))
+			start := time.Now()
+			err = w.Update(t.Context())
+			close(release)
+			if took := time.Since(start); took > spawnWait+patience {
+				t.Errorf("it took %v", took)
+			}
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || err.Error() != tt.want) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+			for _, name := range []string{"early", "late"} {
+				w.passes(name, "STARTING RUNNING STOPPING STOPPED STARTING RUNNING")
+			}
+			w.passes("added", "STARTING RUNNING")
+			w.stays("kept", "STARTING RUNNING")
+			w.stays("gone", "STARTING RUNNING STOPPING STOPPED")
+			if tt.want != "" {
+				if now, err := w.process("changed"); err != nil || now != p || p.conf.StartSecs != 1 {
+					t.Errorf("it is not as it was: %v", err)
+				}
+				if strings.Contains(w.log(), "removed: changed") || strings.Contains(w.log(), "added: changed") {
+					t.Error("the log says that it has changed")
+				}
+				// The next update finds it ended, or able to end.
+				if !tt.hang {
+					unix.Kill(pid, unix.SIGKILL)
+					w.eventually("it ends", func() bool { return p.snapshot().State.stopped() })
+				}
+				w.opt.stopMost = time.Minute
+				if err := w.Update(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+			w.eventually("the new one is RUNNING", func() bool { return w.info("changed")["statename"] == "RUNNING" })
+			if now, err := w.process("changed"); err != nil || now.conf.StartSecs != 2 {
+				t.Errorf("it has not changed: %v", err)
+			}
+			if alive(pid) {
+				t.Error("the old one is still there")
+			}
+		})
+	}
+}
+
+// Those that an update stops end at the same time, not one after the other, but by
+// their priorities.
+func TestUpdateStopsTogether(t *testing.T) {
+	t.Parallel()
+	const slow = "command=sh -c 'trap \"\" TERM; while :; do sleep 0.1; done'\nstopwaitsecs=1\n"
+	var text strings.Builder
+	for i := range 8 {
+		fmt.Fprintf(&text, "[program:p%d]\n%spriority=%d\n", i, slow, 1+i%2)
+	}
+	w := newWorld(t, text.String())
+	for i := range 8 {
+		w.passes(fmt.Sprintf("p%d", i), "STARTING RUNNING")
+	}
+	w.write("")
+	start := time.Now()
+	if err := w.Update(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took < 2*time.Second || took > 7500*time.Millisecond {
+		t.Errorf("two times four programs of 1 s took %v", took)
+	}
+	first, last := w.history("p0"), w.history("p1")
+	if len(first) != 4 || len(last) != 4 || first[2].at.Before(last[3].at) {
+		t.Error("the priorities do not count")
+	}
 }
 
 // tail -f and its like, over HTTP.

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type process struct {
 	pgid     int             // process group of the last one, as long as there is something in it
 	stdin    *os.File        // what sendProcessStdin writes to
 	readers  []*logfile.Reader
+	leave    func()      // is called when it has ended
 	timer    *time.Timer // of the state
 	started  time.Time   // the last start
 	since    time.Time   // of the state RUNNING
@@ -151,15 +153,25 @@ var errRemoved = errors.New("was removed")
 // do has the process's goroutine run f, and waits for that. After an error f may
 // run later still: what it writes to is not to be touched then.
 func (p *process) do(ctx context.Context, f func()) error {
+	done, err := p.ask(ctx, f)
+	if err != nil {
+		return err
+	}
+	return receive(ctx, done)
+}
+
+// ask has the process's goroutine run f. It returns when f begins, and the channel
+// gets something when it ends; or f will not run.
+func (p *process) ask(ctx context.Context, f func()) (<-chan error, error) {
 	done := make(chan error, 1)
 	select {
 	case p.requests <- func() { done <- p.try(f) }:
+		return done, nil
 	case <-p.ended:
-		return errRemoved
+		return nil, errRemoved
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
-	return receive(ctx, done)
 }
 
 // snapshot returns what is known of the process now, and never waits.
@@ -247,7 +259,12 @@ func receive(ctx context.Context, result <-chan error) error {
 
 // startable returns the fault if a start by hand makes no sense.
 func (p *process) startable() error {
-	if _, _, err := p.ready(); err != nil {
+	leave, err := p.prepare()
+	if err == nil {
+		_, _, err = p.executable()
+		leave()
+	}
+	if err != nil {
 		code := control.NotExecutable
 		if errors.Is(err, os.ErrNotExist) {
 			code = control.NoFile
@@ -414,6 +431,7 @@ func (p *process) failed(reason string) {
 func (p *process) exited() {
 	status, stdin, readers := p.running.Status(), p.stdin, p.readers
 	p.running, p.stdin, p.readers = nil, nil, nil
+	p.leave()
 	p.timer.Stop()
 	if stdin != nil {
 		stdin.Close()
@@ -544,18 +562,19 @@ func (p *process) write(ctx context.Context, text string) error {
 
 // retire sees to it that a process that is not up does not start any more, or
 // reports that it is up.
-func (p *process) retire() error {
+func (p *process) retire(ctx context.Context) error {
 	var err error
-	if e := p.do(context.Background(), func() {
+	done, e := p.ask(ctx, func() {
 		if p.running != nil || !p.state.stopped() {
 			err = errRunning
 			return
 		}
 		p.retired = true
-	}); e != nil {
+	})
+	if e != nil {
 		return e
 	}
-	return err
+	return cmp.Or(<-done, err) // whatever ctx says: it must not retire after an error
 }
 
 // unretire undoes retire.

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,7 +29,16 @@ const (
 // launch starts the process. An error that has to do with the program is written
 // into its log, too, as Supervisor does it.
 func (p *process) launch() error {
-	path, argv, err := p.ready()
+	leave, err := p.prepare()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if p.running == nil {
+			leave()
+		}
+	}()
+	path, argv, err := p.executable()
 	if err != nil {
 		return err
 	}
@@ -63,7 +74,7 @@ func (p *process) launch() error {
 		}
 		return err
 	}
-	p.running, p.stdin, p.pgid = running, pipes.stdin, running.PID
+	p.running, p.stdin, p.pgid, p.leave = running, pipes.stdin, running.PID, leave
 	if pipes.stdout != nil {
 		p.readers = append(p.readers, p.out.Follow(pipes.stdout))
 	}
@@ -411,23 +422,43 @@ func lookup(environ []string, name string) (value string) {
 	return value
 }
 
-// ready makes the root directory of an app's program, and returns its file and
-// arguments as executable does.
-func (p *process) ready() (string, []string, error) {
-	if p.conf.App != "" && p.s.opt.Prepare != nil {
-		if err := p.s.opt.Prepare(p.conf, p.s.idle(p.conf.App)); err != nil {
-			return "", nil, fmt.Errorf("make the root directory of the app %s: %w", p.conf.App, err)
-		}
-	}
-	return p.executable()
+// tenants are those programs of an app that are up or about to be: while there are
+// any, its root directory stays as it is.
+type tenants struct {
+	mu    sync.Mutex // held while the root directory is made, so that each sees those before it
+	count atomic.Int32
 }
 
-// idle says whether no program of an app is up.
-func (s *Supervisor) idle(app string) bool {
-	for _, p := range s.all() {
-		if p.conf.App == app && p.snapshot().PID != 0 {
-			return false
-		}
+// prepare makes the root directory of an app's program, which stays as it is until
+// leave is called.
+func (p *process) prepare() (leave func(), err error) {
+	if p.conf.App == "" || p.s.opt.Prepare == nil {
+		return func() {}, nil
 	}
-	return true
+	t := p.s.tenantsOf(p.conf.App)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	stays := false
+	out := func() { t.count.Add(-1) } // waits for no other whose root directory hangs on a disk
+	defer func() {
+		if !stays {
+			out()
+		}
+	}()
+	if err := p.s.opt.Prepare(p.conf, t.count.Add(1) == 1); err != nil {
+		return nil, fmt.Errorf("make the root directory of the app %s: %w", p.conf.App, err)
+	}
+	stays = true
+	return out, nil
+}
+
+func (s *Supervisor) tenantsOf(app string) *tenants {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tenants[app]
+	if t == nil {
+		t = &tenants{}
+		s.tenants[app] = t
+	}
+	return t
 }

@@ -16,6 +16,8 @@
 //   - A command that is not in the program's own PATH is looked for in the
 //     supervisor's, and $PATH in the value of PATH stands for that.
 //   - A program with a log that cannot be written to runs nevertheless.
+//   - The log of an app's program gets another file if a symbolic link leads there:
+//     the app means what that is in its own root directory.
 //   - Time is monotonic: a clock that is set changes neither waits nor uptimes.
 //   - There are no event listeners, FastCGI programs or TCP ports; output between
 //     Supervisor's capture tags stays in the log.
@@ -54,7 +56,8 @@ type Options struct {
 	// ones: one program must not take what all together may have. 0: none.
 	PidsLimit int
 	// Prepare is called before a program of an app starts, and makes its root
-	// directory; idle says that nothing of the app is up. nil: there are no apps.
+	// directory; idle says that nothing of the app is up or about to be. There is
+	// one call for an app at a time. nil: there are no apps.
 	Prepare   func(p conf.Program, idle bool) error
 	ServerURL string // for SUPERVISOR_SERVER_URL, as "unix:///run/supervisor.sock"
 	MainLog   string // the file with the supervisor's own log, "" if there is none
@@ -69,7 +72,7 @@ type Options struct {
 
 	// For tests.
 	entered                       func(process string, state State)
-	essentialWait                 time.Duration
+	essentialWait, stopMost       time.Duration
 	settledAfter, settledExpected time.Duration
 	devLog                        string
 }
@@ -86,7 +89,8 @@ type Supervisor struct {
 	config   *conf.Config // as it was read last
 	groups   map[string]*group
 	down     bool // nothing is started any more
-	logFiles map[string]*sharedLog
+	logFiles map[logKey]*sharedLog
+	tenants  map[string]*tenants // by the name of the app
 
 	syslog syslogger
 }
@@ -106,10 +110,11 @@ type sharedLog struct {
 // New returns a Supervisor without processes.
 func New(opt Options) *Supervisor {
 	opt.essentialWait = cmp.Or(opt.essentialWait, essentialWait)
+	opt.stopMost = cmp.Or(opt.stopMost, stopMost)
 	opt.settledAfter = cmp.Or(opt.settledAfter, settledAfter)
 	opt.settledExpected = cmp.Or(opt.settledExpected, settledExpected)
 	opt.devLog = cmp.Or(opt.devLog, devLog)
-	return &Supervisor{opt: opt, syslog: syslogger{path: opt.devLog}, config: &conf.Config{}, groups: map[string]*group{}, logFiles: map[string]*sharedLog{}}
+	return &Supervisor{opt: opt, syslog: syslogger{path: opt.devLog}, config: &conf.Config{}, groups: map[string]*group{}, logFiles: map[logKey]*sharedLog{}, tenants: map[string]*tenants{}}
 }
 
 // Start takes a configuration and starts its programs, in the order of their
@@ -189,15 +194,15 @@ var (
 	errUnknown = errors.New("no such group")
 )
 
-// remove takes a group whose processes have stopped out of control. The caller
-// holds changes.
-func (s *Supervisor) remove(name string) error {
+// remove takes a group whose processes have stopped out of control. After an error
+// it is as it was. The caller holds changes.
+func (s *Supervisor) remove(ctx context.Context, name string) error {
 	g, ok := s.find(name)
 	if !ok {
 		return errUnknown
 	}
 	for i, p := range g.processes {
-		if err := p.retire(); err != nil {
+		if err := p.retire(ctx); err != nil {
 			for _, p := range g.processes[:i] {
 				p.unretire()
 			}
@@ -265,7 +270,8 @@ func (s *Supervisor) reread() (added, changed, removed []string, err error) {
 }
 
 // Update rereads the configuration and makes the groups what it says. Those that
-// have not changed are not touched.
+// have not changed are not touched. A group whose processes do not stop in time stays
+// as it is, and is in the error; the others are changed all the same.
 func (s *Supervisor) Update(ctx context.Context) error {
 	s.changes.Lock()
 	defer s.changes.Unlock()
@@ -273,25 +279,63 @@ func (s *Supervisor) Update(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range slices.Concat(removed, changed) {
+	old := slices.Concat(removed, changed)
+	var processes []*process
+	for _, name := range old {
 		if g, ok := s.find(name); ok {
-			s.stopAll(ctx, g.processes)
-			if err := s.remove(name); err != nil {
-				return fmt.Errorf("remove %s: %w", name, err)
-			}
-			s.opt.Log.Info(fmt.Sprintf("removed: %s", name))
+			processes = append(processes, g.processes...)
 		}
+	}
+	for _, batch := range s.batches(processes) {
+		ctx, cancel := context.WithTimeout(ctx, s.stopLimit(batch))
+		s.stopAll(ctx, batch)
+		cancel()
+	}
+	var errs []error
+	for _, name := range old {
+		// One whose start hangs on a disk answers nothing.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), spawnWait)
+		err := s.remove(ctx, name)
+		cancel()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
+			changed = slices.DeleteFunc(changed, func(c string) bool { return c == name })
+			continue
+		}
+		s.opt.Log.Info(fmt.Sprintf("removed: %s", name))
 	}
 	s.mu.Lock()
 	config := s.config
 	s.mu.Unlock()
 	for _, g := range config.Groups {
-		if slices.Contains(added, g.Name) || slices.Contains(changed, g.Name) {
-			s.add(g)
-			s.opt.Log.Info(fmt.Sprintf("added: %s", g.Name))
+		if !slices.Contains(added, g.Name) && !slices.Contains(changed, g.Name) {
+			continue
 		}
+		if err := s.add(g); err != nil {
+			errs = append(errs, fmt.Errorf("add %s: %w", g.Name, err))
+			continue
+		}
+		s.opt.Log.Info(fmt.Sprintf("added: %s", g.Name))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+const (
+	// An update waits for a process that is to end as long as its stopwaitsecs are,
+	// and for stopSpare, until it was killed and what it has left behind has ended,
+	// but for stopMost at most: a process can hang in the kernel, and stopwaitsecs be
+	// years. Gateway Engine waits for 5 minutes.
+	stopSpare = leftoverMost + killWait + time.Second
+	stopMost  = 4 * time.Minute
+)
+
+// stopLimit is how long an update waits for processes to stop.
+func (s *Supervisor) stopLimit(processes []*process) time.Duration {
+	secs := 0
+	for _, p := range processes {
+		secs = max(secs, p.conf.StopWaitSecs)
+	}
+	return min(time.Duration(secs)*time.Second+stopSpare, s.opt.stopMost)
 }
 
 // Stop stops all programs, the ones with the highest priority first, and starts
@@ -312,7 +356,7 @@ func (s *Supervisor) Stop(ctx context.Context) error {
 	names := slices.Collect(maps.Keys(s.groups))
 	s.mu.Unlock()
 	for _, name := range names {
-		s.remove(name)
+		s.remove(context.Background(), name)
 	}
 	return nil
 }

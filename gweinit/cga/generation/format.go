@@ -74,6 +74,9 @@ func (g *Generation) UnmarshalJSON(data []byte) (err error) {
 func (a *App) UnmarshalJSON(data []byte) (err error) {
 	type plain App
 	a.unknown, err = unmarshal(data, (*plain)(a))
+	if a.Since == 0 {
+		a.Since = a.Layer // it is from a firmware that did not know that
+	}
 	return err
 }
 

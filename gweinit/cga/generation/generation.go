@@ -3,9 +3,9 @@
 //
 //	data/generations/N.json  the newest valid one counts, and the one before is kept
 //	data/apps/N/             a layer, see package layer, and while it is made:
-//	    work/                the workdirs of its overlays
 //	    scratch/             the tarball, unpacked
-//	data/apps/rw/NAME/       what an app has written outside /data, /var, /run and /tmp
+//	data/apps/rw/N/          what the app that was first installed with layer N has
+//	                         written outside /data, /var, /run and /tmp
 //	data/shared/             what apps see as /data
 //	run/gwe/apps.lock        held (flock) by who changes any of that
 //
@@ -40,7 +40,11 @@ const (
 type App struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
-	Layer   int    `json:"layer,omitempty"`   // 0: it ran once, and has left nothing
+	Layer   int    `json:"layer,omitempty"` // 0: it ran once, and has left nothing
+	// Since is the first layer of this installation: an upgrade keeps what the app
+	// has written, and one that was uninstalled in between starts without that. 0:
+	// it had none so far.
+	Since   int    `json:"since,omitempty"`
 	Program bool   `json:"program,omitempty"` // its layer has etc/supervisor/conf.d/NAME.conf
 	unknown string // see format.go
 }
@@ -49,6 +53,7 @@ type App struct {
 type Done struct {
 	ID      string `json:"id"`
 	Output  string `json:"output,omitempty"`
+	Follow  string `json:"follow,omitempty"` // what is still to be done for it, by who has done the job
 	Reboot  bool   `json:"reboot,omitempty"` // it wanted one
 	Boot    string `json:"boot,omitempty"`   // in which it was committed
 	unknown string
@@ -206,6 +211,8 @@ func (a App) check(last int, taken map[int]bool) error {
 		return fmt.Errorf("app %q has layer %d, as another one", a.Name, a.Layer)
 	case a.Layer == 0 && a.Program:
 		return fmt.Errorf("app %q is a program without a layer", a.Name)
+	case a.Since < 0 || a.Since > last || a.Layer != 0 && a.Since > a.Layer:
+		return fmt.Errorf("app %q has layer %d since %d, the last one is %d", a.Name, a.Layer, a.Since, last)
 	case len(a.Version) > maxText:
 		return fmt.Errorf("app %q has a version of %d bytes", a.Name, len(a.Version))
 	}

@@ -9,11 +9,10 @@ import (
 	"strings"
 )
 
-// usage is what of data/apps is in use: layers by number, and apps by name for
-// what they have in rw.
+// usage is what of data/apps is in use: layers and, in rw, what apps have written,
+// both by number.
 type usage struct {
-	layers map[int]bool
-	names  map[string]bool
+	layers, uppers map[int]bool
 }
 
 // used returns what mounted overlays use.
@@ -46,7 +45,7 @@ func mounts() (string, error) {
 // in there is as it was given to mount(2): one that is not absolute, to keep the
 // options short, is taken for one below the folder.
 func mounted(mountinfo, folder string) usage {
-	u := usage{map[int]bool{}, map[string]bool{}}
+	u := usage{map[int]bool{}, map[int]bool{}}
 	for line := range strings.Lines(mountinfo) {
 		_, fields, _ := strings.Cut(line, " - ")
 		words := strings.Fields(fields) // type, source, options of the file system
@@ -75,11 +74,13 @@ func (u usage) add(path, folder string) {
 		path = rel
 	}
 	first, rest, _ := strings.Cut(filepath.Clean(path), "/")
+	numbers := u.layers
 	if first == filepath.Base(rwFolder) {
-		name, _, _ := strings.Cut(rest, "/")
-		u.names[name] = true
-	} else if n, ok := parseNumber(first); ok {
-		u.layers[n] = true
+		numbers = u.uppers
+		first, _, _ = strings.Cut(rest, "/")
+	}
+	if n, ok := parseNumber(first); ok {
+		numbers[n] = true
 	}
 }
 

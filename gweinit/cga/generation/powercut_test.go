@@ -26,7 +26,9 @@ func newGateway(t testing.TB, d *layertest.Disk) *gateway {
 		Root: d.Dir, disk: d,
 		Log:    func(format string, args ...any) { t.Logf(format, args...) },
 		mounts: func() (string, error) { return "", nil },
-		free:   func() (int64, error) { return g.capacity - size(d.Dir), nil },
+		free: func() (room, error) {
+			return room{g.capacity, 1 << 20}.minus(size(d.Dir)), nil
+		},
 	}
 	return g
 }
@@ -62,15 +64,18 @@ const opaque = "trusted.overlay.opaque"
 func (g *gateway) runInstaller(l Layer, name, version string) error {
 	defer func(onStep func(string)) { g.OnStep = onStep }(g.OnStep)
 	g.OnStep = nil
+	defer func() { g.Now++ }()
 	dir, err := filepath.Rel(g.Dir, l.Dir)
 	if err != nil {
 		return err
 	}
 	of := name + "-" + version
+	in := func(path string) string { return filepath.Join(l.Dir, path) }
 	return errors.Join(
-		g.tree(dir, "scratch/install.sh=#!/bin/sh", "work/root/work/", "about.json={}",
+		g.tree(dir, "scratch/install.sh=#!/bin/sh", "work/", "work/root/", "about.json={}",
 			"root/usr/", "root/usr/"+name+"="+of,
 			"var/lib/", "var/lib/db="+of, // over one that is there
+			"var/lib/same=same", "var/lib/live="+of, // that a program has written meanwhile
 			"!var/old",
 			"var/made-anew/", "var/made-anew/"+name+"="+of,
 			"var/link/", "var/link/in="+of, // over a link
@@ -79,11 +84,13 @@ func (g *gateway) runInstaller(l Layer, name, version string) error {
 			"var/new-"+name+"/", "!var/new-"+name+"/whiteout", // in a folder that is new
 			"var/new-"+name+"/deep/", "var/new-"+name+"/deep/file="+of,
 			"log/a.log=written by the installer", "log/"+name+".log="+of,
-			"data/shared="+of),
-		g.SetXattr(filepath.Join(l.Var(), "made-anew"), opaque, "y"),
-		g.SetXattr(filepath.Join(l.Var(), "new-"+name), opaque, "y"),
-		g.SetXattr(filepath.Join(l.Var(), "lib/db"), "trusted.overlay.origin", "x"),
-		g.Set(filepath.Join(l.Var(), "lib"), layer.Attributes{Mode: 0o750, UID: 7, GID: 8}),
+			"data/shared="+of, "data/live="+of),
+		g.SetXattr(in("var/made-anew"), opaque, "y"),
+		g.SetXattr(in("var/new-"+name), opaque, "y"),
+		g.SetXattr(in("var/lib/db"), "trusted.overlay.origin", "x"),
+		g.Set(in("var/lib"), layer.Attributes{Mode: 0o750, UID: 7, GID: 8}),
+		g.Set(in("var/lib/same"), layer.Attributes{Mode: 0o600, UID: 7, GID: 8}),
+		g.Set(in("var/lib/live"), layer.Attributes{Mode: 0o600, UID: 7, GID: 8}),
 	)
 }
 
@@ -144,11 +151,21 @@ func (g *gateway) fill() error {
 		g.change(func(t *Tx) error { return g.runOnce(t, "once", "1") }),
 		g.change(func(t *Tx) error { return t.Uninstall("c") }),
 	)
-	for _, name := range []string{"a", "b", "c"} {
-		err = errors.Join(err, g.MakeFolder(g.path(rwFolder, name, "root"), 0o755), g.tree("data/apps/rw/"+name+"/root", "runtime="+name))
+	for since, name := range map[string]string{"1": "a", "2": "b", "3": "c"} {
+		err = errors.Join(err, g.MakeFolder(g.path(rwFolder, since, "root"), 0o755), g.tree("data/apps/rw/"+since+"/root", "runtime="+name))
 	}
-	return errors.Join(err, g.tree("data/var", "old=again", "made-anew/x=again"), g.Sync(g.Dir))
+	err = errors.Join(err, g.tree("data/apps/rw/1", "aside/", "aside/1/", "aside/1/file=of a.v1"))
+	err = errors.Join(err, g.tree("data/var", "old=again", "made-anew/x=again", "lib/same=same"))
+	g.Now = written
+	return errors.Join(err, g.tree("data", "var/lib/live=of a program", "shared/live=of a program"), g.Sync(g.Dir))
 }
+
+// The clock: some files seem to be written by a program during each story's installs.
+const (
+	begins    = 10
+	recovered = 50
+	written   = 100
+)
 
 // recover is what a boot does, and the next command.
 func (g *gateway) recover() (Generation, error) {
@@ -190,17 +207,17 @@ func stories() []story {
 			if err != nil {
 				return err
 			}
-			_, all, err := g.forgettable(gen)
+			_, all, err := g.forgettable(gen, nil)
 			if err != nil {
 				return err
 			}
-			_, one, err := g.forgettable(Generation{Apps: gen.Apps, Previous: gen.Previous[:1]})
+			_, one, err := g.forgettable(Generation{Apps: gen.Apps, Previous: gen.Previous[:1]}, nil)
 			if err != nil {
 				return err
 			}
 			free, _ := g.free()
-			g.capacity -= free - reserve // all that is free is the reserve
-			return g.MakeRoom([]int64{0, one, all}[n])
+			g.capacity -= free.bytes - reserve.bytes // all that is free is the reserve
+			return g.MakeRoom([]int64{0, one.bytes, all.bytes}[n], 0)
 		}
 	}
 	return []story{
@@ -209,6 +226,7 @@ func stories() []story {
 		change("rollback", func(_ *gateway, t *Tx) error { return t.Rollback("a") }),
 		change("uninstall", func(_ *gateway, t *Tx) error { return t.Uninstall("b") }),
 		change("uninstalled, and back", func(_ *gateway, t *Tx) error { return t.Rollback("c") }),
+		change("uninstalled, and anew", func(g *gateway, t *Tx) error { return g.install(t, "c", "2") }),
 		change("runs once", func(g *gateway, t *Tx) error { return g.runOnce(t, "once", "2") }),
 		change("two, and one goes", func(g *gateway, t *Tx) error {
 			t.Handled("d.v1.tar.gz")
@@ -224,7 +242,8 @@ func stories() []story {
 		}}},
 		{"collection", func(g *gateway) error {
 			return errors.Join(
-				g.tree("data/apps", "70/", "70/root/", "70/root/file=left", "71/", "rw/gone/", "rw/gone/root/", "rw/gone/root/file=left"),
+				g.tree("data/apps", "70/", "70/root/", "70/root/file=left", "71/", "rw/60/", "rw/60/root/", "rw/60/root/file=left",
+					"rw/1/aside/2/", "rw/1/aside/2/file=left"),
 				g.tree("data/generations", "1.json.garbled=torn", "2.json.garbled=torn", ".9.json.new=torn"))
 		}, []func(*gateway) error{func(g *gateway) error { return g.Collect() }}},
 		{"room", nil, []func(*gateway) error{nothing, room(1), room(2)}},
@@ -255,6 +274,9 @@ type end struct {
 func (x *explorer) cut(name string, keep layertest.Keep, must string) *end {
 	x.cuts++
 	key := x.g.Dump(keep)
+	if strings.Contains(key, "/"+began+" ") { // then it matters when something was written
+		key = x.g.DumpWithTimes(keep)
+	}
 	e := x.known[key]
 	if e == nil {
 		e = &end{name: name + ", " + keep.String(), left: x.g.Image(keep)}
@@ -315,6 +337,7 @@ func (x *explorer) explore() {
 			x.t.Fatal(err)
 		}
 		e.left = layertest.Image{}
+		x.g.Now = recovered
 		var err error
 		cuts := x.watch(e.name, func() { _, err = x.g.recover() })
 		e.state = x.g.Dump(layertest.All)
@@ -333,6 +356,7 @@ func (st story) run(t *testing.T, g *gateway, start layertest.Image, report func
 	x := &explorer{t: t, g: g, report: report, known: map[string]*end{}}
 	restore := func() {
 		err := g.Restore(start)
+		g.Now = begins
 		if err == nil && st.before != nil {
 			err = errors.Join(st.before(g), g.Sync(g.Dir))
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -56,6 +57,9 @@ func (w *world) add(t *Tx, name, version string) error {
 	}
 	return t.Install(App{Name: name, Version: version, Layer: l.Number, Program: true})
 }
+
+// in is a path in the folder of a layer.
+func (l Layer) in(path string) string { return filepath.Join(l.Dir, path) }
 
 // change commits.
 func (w *world) change(steps ...func(*Tx) error) {
@@ -252,9 +256,8 @@ func TestLayerFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]layer.Attributes{
-		l.Root(): {Mode: 0o755}, l.Var(): {Mode: 0o755}, l.Data(): {Mode: 0o755}, l.Scratch(): {Mode: 0o755},
-		l.Log():         log,
-		l.Work(l.Log()): {Mode: 0o755}, l.Work("root"): {Mode: 0o755}, l.Work(l.Var()): {Mode: 0o755}, l.Work(l.Data()): {Mode: 0o755},
+		l.Root(): {Mode: 0o755}, l.in(layer.Var): {Mode: 0o755}, l.in(layer.Data): {Mode: 0o755}, l.Scratch(): {Mode: 0o755},
+		l.in(layer.Log): log,
 	} {
 		info, err := os.Lstat(path)
 		if err != nil || layer.AttributesOf(info) != want {
@@ -273,10 +276,11 @@ func TestCommittedLayer(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		for _, path := range []string{l.Root(), l.Var(), l.Log(), l.Data(), l.Scratch(), l.Work(l.Var())} {
+		for _, path := range []string{l.Root(), l.in(layer.Var), l.in(layer.Log), l.in(layer.Data), l.Scratch(), l.in("work")} {
+			err = errors.Join(err, os.MkdirAll(path, 0o755))
 			err = errors.Join(err, os.WriteFile(filepath.Join(path, "a.log"), []byte("new"), 0o644))
 		}
-		err = errors.Join(err, unix.Mknod(filepath.Join(l.Var(), "old"), unix.S_IFCHR, 0), os.WriteFile(filepath.Join(l.Dir, "about.json"), nil, 0o644))
+		err = errors.Join(err, unix.Mknod(l.in("var/old"), unix.S_IFCHR, 0), os.WriteFile(l.in("about.json"), nil, 0o644))
 		return errors.Join(err, tx.Install(App{Name: "a", Version: "1", Layer: l.Number}))
 	})
 	w.wantFolder("data/apps/1", "about.json", "root")
@@ -360,9 +364,9 @@ func TestLongestFile(t *testing.T) {
 	name := func(i int) string { return fmt.Sprint(i, text)[:maxText] }
 	g := Generation{Number: 1, Last: 1 << 29}
 	for i := range MaxLayers + maxOneOffs + maxPrevious {
-		a := App{Name: name(i), Version: text, Program: true, Layer: 1<<29 - 200 + i}
+		a := App{Name: name(i), Version: text, Program: true, Layer: 1<<29 - 200 + i, Since: 1<<29 - 200}
 		if i < maxOneOffs {
-			a.Layer, a.Program = 0, false
+			a.Layer, a.Since, a.Program = 0, 0, false
 		}
 		if i < maxOneOffs+MaxLayers {
 			g.Apps = append(g.Apps, a)
@@ -409,6 +413,9 @@ func TestGarbled(t *testing.T) {
 		{"a fraction", seal(strings.Replace(good, `"layer":1`, `"layer":1.5`, 1)), "cannot unmarshal number 1.5"},
 		{"an app of null", seal(`{"number":2,"apps":[null]}`), `"" is no name of an app`},
 		{"a negative layer", seal(strings.Replace(good, `"layer":1`, `"layer":-1`, 1)), "has layer -1"},
+		{"since a layer of later", seal(`{"number":2,"last":2,"apps":[{"name":"a","layer":1,"since":2}]}`), "has layer 1 since 2"},
+		{"since a negative layer", seal(`{"number":2,"last":2,"apps":[{"name":"a","since":-1}]}`), "since -1"},
+		{"since a layer beyond the last", seal(`{"number":2,"last":2,"apps":[{"name":"a","since":3}]}`), "since 3"},
 		{"a layer beyond the last", seal(strings.Replace(good, `"last":1`, `"last":0`, 1)), "has layer 1, the last one is 0"},
 		{"one name twice", seal(`{"number":2,"last":2,"apps":[{"name":"a","layer":1},{"name":"a","layer":2}]}`), `"a" is there twice`},
 		{"one layer twice", seal(`{"number":2,"last":2,"apps":[{"name":"a","layer":1},{"name":"b","layer":1}]}`), "has layer 1, as another one"},
@@ -465,16 +472,45 @@ func TestUnreadable(t *testing.T) {
 	if err := errors.Join(os.Rename(w.path("data/generations"), w.path("data/moved")), os.Symlink("generations", w.path("data/generations"))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Current(); !errors.Is(err, unix.ELOOP) {
-		t.Errorf("current: %v", err)
+	if g, err := w.Current(); !errors.Is(err, unix.ELOOP) || !errors.Is(err, ErrUnknown) || len(g.Apps) > 0 || g.Number != 0 {
+		t.Errorf("current: %v, %v", g, err)
 	}
 	if _, err := w.Begin(); !errors.Is(err, unix.ELOOP) {
 		t.Errorf("begin: %v", err)
 	}
-	if err := w.MakeRoom(1 << 50); err == nil {
+	if err := w.MakeRoom(1<<50, 0); err == nil {
 		t.Error("make room: no error")
 	}
 	w.wantFolder("data/apps", "1")
+}
+
+// A process that has no more files says nothing about the apps, and a garbled file does.
+func TestUnknown(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.Current(); err != nil {
+		t.Error(err)
+	}
+	w.change(w.installs("a", "1"))
+	w.change(w.installs("b", "1"))
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	g, err := w.Current()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, ErrUnknown) || !errors.Is(err, unix.EMFILE) || g.Number != 0 {
+		t.Errorf("%v, %v", g, err)
+	}
+	w.want("a.v1@1 b.v1@2 |")
+	w.write("data/generations/2.json", "garbled")
+	if g, err := w.Current(); line(g) != "a.v1@1 |" || err == nil || errors.Is(err, ErrUnknown) {
+		t.Errorf("%s, %v", line(g), err)
+	}
 }
 
 func TestMissingLayer(t *testing.T) {
@@ -509,8 +545,8 @@ func TestUnknownFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want any
-	if err := json.Unmarshal([]byte(`{"number":3,"last":3,"apps":[{"name":"a","version":"1","layer":1,"color":{"x": [1]}},{"name":"b","version":"2","layer":3,"program":true}],`+
-		`"previous":[{"name":"b","version":"1","layer":2,"color":"green"}],"merge":[3],"done":[{"id":"j","took":1.50}],"signed":[true,null],"a<b":"<&>"}`), &want); err != nil {
+	if err := json.Unmarshal([]byte(`{"number":3,"last":3,"apps":[{"name":"a","version":"1","layer":1,"since":1,"color":{"x": [1]}},{"name":"b","version":"2","layer":3,"since":2,"program":true}],`+
+		`"previous":[{"name":"b","version":"1","layer":2,"since":2,"color":"green"}],"merge":[3],"done":[{"id":"j","took":1.50}],"signed":[true,null],"a<b":"<&>"}`), &want); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(got.Generation, want) {
@@ -597,10 +633,11 @@ func TestLock(t *testing.T) {
 func TestMounted(t *testing.T) {
 	const folder = "/data/apps"
 	for _, tt := range []struct{ options, want string }{
-		{"rw,lowerdir=/data/apps/12/root:/data/apps/9/root:/,upperdir=/data/apps/rw/sine/root,workdir=/data/apps/rw/sine/work", "[9 12] [sine]"},
-		{"rw,lowerdir=12/root:9/root:/,upperdir=rw/my.app-1/root,workdir=rw/my.app-1/work,index=off", "[9 12] [my.app-1]"},
+		{"rw,lowerdir=/data/apps/12/root:/data/apps/9/root:/,upperdir=/data/apps/rw/7/root,workdir=/data/apps/rw/7/work", "[9 12] [7]"},
+		{"rw,lowerdir=12/root:9/root:/,upperdir=rw/9/root,workdir=rw/9/work,index=off", "[9 12] [9]"},
 		{"ro,lowerdir+=/data/apps/3/root,lowerdir+=/data/apps/4/root,lowerdir+=/", "[3 4] []"},
-		{`rw,lowerdir=/data/apps/5/root:/,upperdir=/data/apps/rw/a\040b\134:c\054d/root`, "[5] [a b:c,d]"},
+		{`rw,lowerdir=/data/apps/5/root:/,upperdir=/data/apps/rw/a\040b/root`, "[5] []"},
+		{`rw,lowerdir=/data/apps/5/\134:\054\040:/data/apps/6/root,upperdir=/data/apps/rw/5`, "[5 6] [5]"},
 		{"rw,lowerdir=/,upperdir=/data/apps/7/var,workdir=/data/apps/7/work/var", "[7] []"},
 		{"rw,lowerdir=/data/apps2/7/root:/data/apps:/data/apps/x/root:/data,upperdir=/data/gwe", "[] []"},
 		{"rw,lowerdir=/data/apps/../apps/8/root", "[8] []"},
@@ -614,11 +651,7 @@ func TestMounted(t *testing.T) {
 			layers = append(layers, n)
 		}
 		slices.Sort(layers)
-		var names []string
-		for n := range u.names {
-			names = append(names, n)
-		}
-		if got := fmt.Sprint(layers, names); got != tt.want {
+		if got := fmt.Sprint(layers, slices.Sorted(maps.Keys(u.uppers))); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.options, got, tt.want)
 		}
 	}
@@ -628,7 +661,7 @@ func TestMounted(t *testing.T) {
 func TestInUse(t *testing.T) {
 	w := newWorld(t)
 	w.change(w.installs("a", "1"), w.installs("b", "1"))
-	for _, name := range []string{"a", "gone"} {
+	for _, name := range []string{"1", "70"} {
 		w.write("data/apps/rw/"+name+"/root/x", "")
 		w.write("data/apps/rw/"+name+"/work/x", "")
 	}
@@ -636,7 +669,7 @@ func TestInUse(t *testing.T) {
 	if err := os.Mkdir(at, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	options := fmt.Sprintf("lowerdir=%s:%s,upperdir=%s,workdir=%s", filepath.Join(w.layerPath(1), "root"), filepath.Join(w.layerPath(2), "root"), w.path("data/apps/rw/gone/root"), w.path("data/apps/rw/gone/work"))
+	options := fmt.Sprintf("lowerdir=%s:%s,upperdir=%s,workdir=%s", filepath.Join(w.layerPath(1), "root"), filepath.Join(w.layerPath(2), "root"), w.path("data/apps/rw/70/root"), w.path("data/apps/rw/70/work"))
 	if err := unix.Mount("overlay", at, "overlay", 0, options); err != nil {
 		t.Fatal(err)
 	}
@@ -649,8 +682,8 @@ func TestInUse(t *testing.T) {
 	w.change(w.installs("a", "2"))
 	w.change(w.installs("a", "3"))
 	w.change(w.installs("a", "4"))
-	w.wantFolder("data/apps", "1", "2", "4", "5", "rw") // 4 is previous
-	w.wantFolder("data/apps/rw", "a", "gone")
+	w.wantFolder("data/apps", "1", "2", "72", "73", "rw") // 72 is previous, and 70 was no number any more
+	w.wantFolder("data/apps/rw", "1", "70")
 	if err := unix.Unmount(at, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -658,15 +691,15 @@ func TestInUse(t *testing.T) {
 	if err := w.Collect(); err != nil {
 		t.Fatal(err)
 	}
-	w.wantFolder("data/apps", "2", "4", "5", "rw")
-	w.wantFolder("data/apps/rw", "a")
+	w.wantFolder("data/apps", "2", "72", "73", "rw")
+	w.wantFolder("data/apps/rw", "1")
 }
 
 func TestMakeRoom(t *testing.T) {
 	w := newWorld(t)
 	// What is free is what the files leave of some capacity.
 	capacity := int64(100 << 20)
-	w.free = func() (int64, error) { return capacity - size(w.path("data/apps")), nil }
+	w.free = func() (room, error) { return room{capacity, 1 << 20}.minus(size(w.path("data/apps"))), nil }
 	big := func(name, version string) func(*Tx) error {
 		return func(t *Tx) error {
 			if err := w.add(t, name, version); err != nil {
@@ -679,46 +712,275 @@ func TestMakeRoom(t *testing.T) {
 	w.change(big("a", "1"), big("b", "1"), big("c", "1"))
 	w.change(big("a", "2"), big("c", "2"))
 	w.change(func(t *Tx) error { return t.Uninstall("b") })
-	w.write("data/apps/rw/b/root/big", strings.Repeat("b", 10<<20))
+	w.write("data/apps/rw/2/root/big", strings.Repeat("b", 10<<20))
 	w.change(func(t *Tx) error { return nil })
 	w.want("a.v2@4 c.v2@5 | a.v1@1 c.v1@3 b.v1@2") // 60 MiB with rw
 	free, err := w.free()
-	if err != nil || free > 40<<20 || free < 39<<20 {
+	if err != nil || free.bytes > 40<<20 || free.bytes < 39<<20 {
 		t.Fatal(free, err)
 	}
-	room := func(need int64, want string) {
+	makeRoom := func(need int64, want string) {
 		t.Helper()
-		if err := w.MakeRoom(need); err != nil {
+		if err := w.MakeRoom(need, 1); err != nil {
 			t.Error(err)
 		}
 		w.want(want)
 	}
-	room(35<<20, "a.v2@4 c.v2@5 | a.v1@1 c.v1@3 b.v1@2")
+	makeRoom(35<<20, "a.v2@4 c.v2@5 | a.v1@1 c.v1@3 b.v1@2")
 	// What cannot be had is refused, and nothing is lost for it.
-	err = w.MakeRoom(90 << 20)
+	err = w.MakeRoom(90<<20, 1)
 	if err == nil || err.Error() != "it needs 99 MB of /data, 41 MB are free" {
 		t.Errorf("got %v", err)
 	}
-	room(40<<20, "a.v2@4 c.v2@5 | c.v1@3 b.v1@2")
+	makeRoom(40<<20, "a.v2@4 c.v2@5 | c.v1@3 b.v1@2")
 	w.wantFolder("data/apps", "2", "3", "4", "5", "rw")
 	w.mounts = func() (string, error) { // a program of c has not ended
 		return "1 1 0:1 / /x rw - overlay overlay rw,lowerdir=3/root:/\n", nil
 	}
-	room(60<<20, "a.v2@4 c.v2@5 | c.v1@3")
+	makeRoom(60<<20, "a.v2@4 c.v2@5 | c.v1@3")
 	w.wantFolder("data/apps", "3", "4", "5", "rw")
 	w.wantFolder("data/apps/rw")
-	if err := w.MakeRoom(70 << 20); err == nil {
+	if err := w.MakeRoom(70<<20, 1); err == nil {
 		t.Error("no error")
 	}
 	w.mounts = nil
-	room(70<<20, "a.v2@4 c.v2@5 |")
+	makeRoom(70<<20, "a.v2@4 c.v2@5 |")
 
 	w.free = nil // the real one
-	if err := w.MakeRoom(1); err != nil {
+	if err := w.MakeRoom(1, 1); err != nil {
 		t.Error(err)
 	}
-	if err := w.MakeRoom(1 << 60); err == nil || !strings.Contains(err.Error(), "MB are free") {
+	if err := w.MakeRoom(1<<60, 1); err == nil || !strings.Contains(err.Error(), "MB are free") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Small files fill a disk, too, and what a command goes back to is not forgotten for
+// what it installs.
+func TestMakeRoomForFiles(t *testing.T) {
+	w := newWorld(t)
+	var inodes int64
+	w.free = func() (room, error) { return room{1 << 30, inodes}.minus(size(w.path("data/apps"))), nil }
+	for _, version := range []string{"1", "2"} {
+		w.change(w.installs("a", version), w.installs("b", version), w.installs("c", version))
+	}
+	w.change(func(t *Tx) error { return t.Uninstall("b") })
+	for i := range 100 {
+		w.write(fmt.Sprintf("data/apps/rw/2/root/%d", i), "written by b")
+	}
+	w.change(func(t *Tx) error { return nil })
+	w.want("a.v2@4 c.v2@6 | a.v1@1 c.v1@3 b.v2@5")
+	used := size(w.path("data/apps")).inodes
+	inodes = used + 1000 + 10
+	for _, tt := range []struct {
+		need       int64
+		keep       []string
+		want, fail string
+	}{
+		{10, nil, "a.v2@4 c.v2@6 | a.v1@1 c.v1@3 b.v2@5", ""},
+		{200, nil, "a.v2@4 c.v2@6 | a.v1@1 c.v1@3 b.v2@5", "it needs 1200 inodes of /data, for files and folders, and 1010 are free"},
+		{20, []string{"b"}, "a.v2@4 c.v2@6 | a.v1@1 c.v1@3 b.v2@5", "it needs 1020 inodes"},
+		{11, []string{"a"}, "a.v2@4 c.v2@6 | a.v1@1 b.v2@5", ""},
+		{100, []string{"a", "c"}, "a.v2@4 c.v2@6 | a.v1@1", ""},
+		{120, []string{"other"}, "a.v2@4 c.v2@6 |", ""},
+	} {
+		err := w.MakeRoom(1, tt.need, tt.keep...)
+		if tt.fail == "" && err != nil || tt.fail != "" && (err == nil || !strings.HasPrefix(err.Error(), tt.fail)) {
+			t.Errorf("%d but %q: %v, want %q", tt.need, tt.keep, err, tt.fail)
+		}
+		w.want(tt.want)
+	}
+	// A file system without a count has room for any.
+	if err := unix.Mount("test", w.path("data"), "ramfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(w.path("data"), 0)
+	w.free = nil
+	free, err := w.freeRoom()
+	if err != nil || free.inodes < 1<<60 {
+		t.Errorf("%+v, %v", free, err)
+	}
+}
+
+// What an app has written is for one installation of it: an upgrade and a rollback
+// keep it, and the app that is installed anew begins without.
+func TestSince(t *testing.T) {
+	w := newWorld(t)
+	rollback := func(t *Tx) error { return t.Rollback("a") }
+	uninstall := func(t *Tx) error { return t.Uninstall("a") }
+	once := func(t *Tx) error { return t.Install(App{Name: "a", Version: "once"}) }
+	w.change(w.installs("b", "1"))
+	step := func(do func(*Tx) error, since int, uppers ...string) {
+		t.Helper()
+		w.change(do)
+		a, ok := w.current().App("a")
+		if ok != (since != 0) || a.Since != since {
+			t.Errorf("%+v, want since %d", a, since)
+		}
+		if ok {
+			if got, want := w.Upper(a), w.path("data/apps/rw", fmt.Sprint(since)); got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+			w.write(fmt.Sprintf("data/apps/rw/%d/root/x", since), "x")
+			if a.Layer > 0 {
+				w.write(fmt.Sprintf("data/apps/rw/%d/aside/%d/x", since, a.Layer), "x")
+			}
+		}
+		if err := w.Collect(); err != nil {
+			t.Error(err)
+		}
+		w.wantFolder("data/apps/rw", uppers...)
+	}
+	step(w.installs("a", "1"), 2, "2")
+	step(w.installs("a", "2"), 2, "2")
+	w.wantFolder("data/apps/rw/2/aside", "2", "3")
+	step(w.installs("a", "3"), 2, "2")
+	w.wantFolder("data/apps/rw/2/aside", "3", "4") // 2 cannot be rolled back to
+	step(rollback, 2, "2")
+	w.wantFolder("data/apps/rw/2/aside", "3", "4")
+	step(uninstall, 0, "2")
+	step(w.installs("a", "5"), 5, "2", "5")
+	step(rollback, 2, "2", "5")
+	step(rollback, 5, "2", "5")
+	step(w.installs("a", "6"), 5, "5")
+	step(once, 5, "5")
+	w.wantFolder("data/apps/rw/5/aside", "6")
+	step(w.installs("a", "7"), 5, "5")
+	step(w.installs("a", "8"), 5, "5")
+	step(uninstall, 0, "5")
+	w.change(once)
+	if a, ok := w.current().App("a"); !ok || a.Since != 0 {
+		t.Errorf("%+v, %v", a, ok)
+	}
+	step(w.installs("a", "9"), 9, "5", "9")
+}
+
+// A program's files are not replaced by what they were when the installer ran.
+func TestProgramsGoOn(t *testing.T) {
+	w := newWorld(t)
+	w.write("data/shared/db", "old")
+	w.write("data/shared/unchanged", "same")
+	w.write("data/var/lib/conf", "old")
+	w.write("data/log/a.log", "old")
+	pause := func() { time.Sleep(20 * time.Millisecond) } // a tick of the file system's clock
+	pause()
+	before, err := os.Stat(w.path("data/shared/db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var twelve []string
+	for i := range 12 {
+		twelve = append(twelve, fmt.Sprintf("data/shared/many/%02d", i))
+		w.write(twelve[i], "old")
+	}
+	pause()
+	w.change(func(tx *Tx) error {
+		l, err := tx.Layer()
+		if err != nil {
+			return err
+		}
+		pause()
+		below := "data/apps/1/"
+		for path, data := range map[string]string{"data/db": "old", "data/unchanged": "same", "var/lib/conf": "the installer's", "log/a.log": "the installer's"} {
+			w.write(below+path, data)
+			if err := os.Chown(l.in(path), 5, 6); err != nil {
+				return err
+			}
+		}
+		for _, path := range twelve {
+			w.write(below+strings.Replace(path, "shared", "", 1), "old")
+		}
+		for _, path := range append(twelve, "data/shared/db", "data/var/lib/conf") {
+			w.write(path, "a program's")
+		}
+		return tx.Install(App{Name: "a", Version: "1", Layer: l.Number})
+	})
+	w.wantFolder("data/apps/1", "root")
+	for path, want := range map[string]string{"data/shared/db": "a program's", "data/shared/unchanged": "same", "data/var/lib/conf": "a program's", "data/log/a.log": "old", twelve[11]: "a program's"} {
+		if data, err := os.ReadFile(w.path(path)); string(data) != want || err != nil {
+			t.Errorf("%s: %q, %v, want %q", path, data, err, want)
+		}
+		info, err := os.Stat(w.path(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := layer.AttributesOf(info).UID; (owner == 5) != (path != "data/log/a.log" && path != twelve[11]) {
+			t.Errorf("%s is of %d", path, owner)
+		}
+		if path == "data/shared/db" && !os.SameFile(before, info) {
+			t.Error("who has the file open has another one now")
+		}
+	}
+	if len(w.logs) != 11 || w.logs[0] != "/var/lib/conf was written by a program during the install; the installer's change is not taken" ||
+		w.logs[1] != "/data/db was written by a program during the install; the installer's change is not taken" || w.logs[10] != "4 more files were written by programs during the install" {
+		t.Errorf("logged %q", w.logs)
+	}
+}
+
+// Of two installers of a change the last one has its way, and a program before both.
+func TestInstallersGoOn(t *testing.T) {
+	w := newWorld(t)
+	w.write("data/var/conf", "old")
+	w.write("data/var/between", "old")
+	w.change(func(tx *Tx) error {
+		for i := range 2 {
+			time.Sleep(20 * time.Millisecond)
+			l, err := tx.Layer()
+			if err != nil {
+				return err
+			}
+			time.Sleep(20 * time.Millisecond)
+			w.write(fmt.Sprintf("data/apps/%d/var/conf", l.Number), fmt.Sprint("of ", l.Number))
+			w.write(fmt.Sprintf("data/apps/%d/var/between", l.Number), fmt.Sprint("of ", l.Number))
+			if err := tx.Install(App{Name: fmt.Sprint("app-", i), Version: "1", Layer: l.Number}); err != nil {
+				return err
+			}
+			if i == 0 { // the second installer knows only what the first one has made of it
+				w.write("data/var/between", "a program's")
+			}
+		}
+		return nil
+	})
+	for path, want := range map[string]string{"data/var/conf": "of 2", "data/var/between": "a program's"} {
+		if data, err := os.ReadFile(w.path(path)); string(data) != want || err != nil {
+			t.Errorf("%s: %q, %v, want %q", path, data, err, want)
+		}
+	}
+	if len(w.logs) != 2 || !strings.HasPrefix(w.logs[0], "/var/between was written") || w.logs[0] != w.logs[1] {
+		t.Errorf("logged %q", w.logs)
+	}
+}
+
+// clock is a disk that has files changed at other times.
+type clock struct {
+	layer.OS
+	set map[string]time.Duration // by the base of a path: that much later
+}
+
+func (c clock) Changed(path string) (time.Time, error) {
+	t, err := c.OS.Changed(path)
+	return t.Add(c.set[filepath.Base(path)]), err
+}
+
+// If the clock was set back during the install it is not known what was written
+// since: nothing of a program's is lost for that.
+func TestClockSetBack(t *testing.T) {
+	for _, tt := range []struct {
+		set  time.Duration
+		want string
+	}{{0, "the installer's"}, {time.Hour, "a program's"}} {
+		w := newWorld(t)
+		w.disk = clock{set: map[string]time.Duration{began: tt.set}}
+		w.write("data/var/x", "a program's")
+		time.Sleep(20 * time.Millisecond)
+		w.change(func(tx *Tx) error {
+			l, err := tx.Layer()
+			w.write("data/apps/1/var/x", "the installer's")
+			return errors.Join(err, tx.Install(App{Name: "a", Version: "1", Layer: l.Number}))
+		})
+		if data, err := os.ReadFile(w.path("data/var/x")); string(data) != tt.want || err != nil {
+			t.Errorf("%v: %q, %v, want %q", tt.set, data, err, tt.want)
+		}
 	}
 }
 
@@ -730,6 +992,9 @@ type faulty struct {
 }
 
 func (f *faulty) WriteFile(path string, data []byte, mode os.FileMode) error {
+	if filepath.Ext(path) != suffix {
+		return f.OS.WriteFile(path, data, mode)
+	}
 	err := f.write
 	f.write = nil
 	if err == nil || f.after {
@@ -800,7 +1065,7 @@ func TestMergeLater(t *testing.T) {
 	w.change(func(tx *Tx) error {
 		l, err := tx.Layer()
 		if err == nil {
-			err = errors.Join(os.WriteFile(filepath.Join(l.Var(), "x"), []byte("new"), 0o644), os.WriteFile(filepath.Join(l.Data(), "y"), []byte("new"), 0o644))
+			err = errors.Join(os.WriteFile(l.in("var/x"), []byte("new"), 0o644), os.WriteFile(l.in("data/y"), []byte("new"), 0o644), os.WriteFile(l.in("data/z"), []byte("new"), 0o644))
 		}
 		return errors.Join(err, tx.Install(App{Name: "once", Version: "1"}))
 	})
@@ -812,8 +1077,21 @@ func TestMergeLater(t *testing.T) {
 	}
 	w.change(w.installs("a", "1"))
 	w.wantFolder("data/apps", "1", "2")
+	w.wantFolder("data/apps/1", "began", "data", "root")
 	if err := os.Remove(w.path("data/shared")); err != nil {
 		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	w.write("data/shared/z", "a program's")
+	w.logs = nil
+	if err := w.Finish(); err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(w.path("data/shared/z")); string(data) != "a program's" || err != nil {
+		t.Errorf("%q, %v", data, err)
+	}
+	if len(w.logs) != 1 || !strings.HasPrefix(w.logs[0], "/data/z was written") {
+		t.Errorf("logged %q", w.logs)
 	}
 	w.logs = nil
 	w.change(w.installs("b", "1"))

@@ -1,6 +1,7 @@
 package generation
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,24 +29,14 @@ type Layer struct {
 	Dir    string
 }
 
-// Root and the others are the uppers of the overlays that install.sh runs in:
-// over the base with the layers Below, /data/var, /data/log and /data/shared.
-// These three have mode and owner of the folder that they are over.
+// Root is the upper of the overlay over the base with the layers Below that
+// install.sh runs in. Those beside it, over /data/var, /data/log and /data/shared,
+// have mode and owner of the folder that they are over.
 func (l Layer) Root() string { return filepath.Join(l.Dir, layer.Root) }
-func (l Layer) Var() string  { return filepath.Join(l.Dir, layer.Var) }
-func (l Layer) Log() string  { return filepath.Join(l.Dir, layer.Log) }
-func (l Layer) Data() string { return filepath.Join(l.Dir, layer.Data) }
 
-// Scratch is for the unpacked tarball. It is gone after the commit.
-func (l Layer) Scratch() string { return filepath.Join(l.Dir, scratch) }
-
-// Work is the workdir of the overlay with one of the uppers above.
-func (l Layer) Work(upper string) string { return filepath.Join(l.Dir, work, filepath.Base(upper)) }
-
-const (
-	scratch = "scratch"
-	work    = "work"
-)
+// Scratch is for the unpacked tarball. It is gone after the commit, as is all else
+// that is not known to package layer.
+func (l Layer) Scratch() string { return filepath.Join(l.Dir, "scratch") }
 
 // Begin begins a change. The lock is held until after Commit or Abort. It first
 // finishes and collects what a power cut has left.
@@ -78,15 +69,17 @@ func (s *Store) open() (*Tx, error) {
 	return &Tx{s: s, before: f, next: f.newest.clone()}, nil
 }
 
-// highestLayer is the number of a folder, 0 if there is none.
+// highestLayer is the number of a layer or an upper, 0 if there is none.
 func (s *Store) highestLayer() (highest int) {
-	names, err := namesIn(s.path(appsFolder))
-	if err != nil {
-		s.log("%v", err)
-	}
-	for _, name := range names {
-		if n, ok := parseNumber(name); ok {
-			highest = max(highest, n)
+	for _, folder := range []string{appsFolder, rwFolder} {
+		names, err := namesIn(s.path(folder))
+		if err != nil {
+			s.log("%v", err)
+		}
+		for _, name := range names {
+			if n, ok := parseNumber(name); ok {
+				highest = max(highest, n)
+			}
 		}
 	}
 	return highest
@@ -113,7 +106,7 @@ func (t *Tx) makeLayer(l Layer) error {
 		return err
 	}
 	mine := layer.Attributes{Mode: 0o755, UID: os.Geteuid(), GID: os.Getegid()}
-	for _, dir := range []string{l.Dir, l.Root(), l.Scratch(), filepath.Join(l.Dir, work), l.Work(l.Root())} {
+	for _, dir := range []string{l.Dir, l.Root(), l.Scratch()} {
 		if err := d.Mkdir(dir, mine); err != nil {
 			return err
 		}
@@ -123,15 +116,11 @@ func (t *Tx) makeLayer(l Layer) error {
 		if info, err := os.Lstat(t.s.path(over.to)); err == nil && info.IsDir() {
 			a = layer.AttributesOf(info)
 		}
-		upper := filepath.Join(l.Dir, over.upper)
-		if err := d.Mkdir(upper, a); err != nil {
-			return err
-		}
-		if err := d.Mkdir(l.Work(upper), mine); err != nil {
+		if err := d.Mkdir(filepath.Join(l.Dir, over.upper), a); err != nil {
 			return err
 		}
 	}
-	return nil
+	return d.WriteFile(filepath.Join(l.Dir, began), nil, 0o600)
 }
 
 // Made returns the layers that were made so far, the oldest first. What their
@@ -151,7 +140,8 @@ func (t *Tx) Below(app string) (layers []int) {
 }
 
 // Install makes a the version of its app that counts: with a layer that was made
-// in this change, or without one if nothing of it is to stay.
+// in this change, or without one if nothing of it is to stay. What a.Since is, it
+// knows.
 func (t *Tx) Install(a App) error {
 	isMade := func(number int) bool {
 		return slices.ContainsFunc(t.made, func(l Layer) bool { return l.Number == number })
@@ -161,6 +151,7 @@ func (t *Tx) Install(a App) error {
 	}
 	next := t.next.clone()
 	old, _ := next.App(a.Name)
+	a.Since = cmp.Or(old.Since, a.Layer)
 	next.install(a, !isMade(old.Layer)) // one that was never committed is no previous version
 	if n := next.layers(); n > MaxLayers {
 		return fmt.Errorf("install app %q: there are %d apps already, which is the limit: uninstall one", a.Name, MaxLayers)
@@ -230,7 +221,14 @@ func (t *Tx) commit() error {
 	t.next.Merge = t.s.unmerged(t.before.newest)
 	for _, l := range t.made {
 		t.next.Merge = append(t.next.Merge, l.Number)
-		for _, name := range []string{scratch, work} {
+		names, err := namesIn(l.Dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if name == began || slices.Contains(layer.Names, name) {
+				continue
+			}
 			if err := d.RemoveAll(filepath.Join(l.Dir, name)); err != nil {
 				return err
 			}

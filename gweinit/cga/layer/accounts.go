@@ -70,6 +70,59 @@ func mergeAccounts(name, base string, dirs []string) (text []byte, mode os.FileM
 	return merged.text(), mode, some, errors.Join(errs...)
 }
 
+// Inherit gives a layer, once its installer has ended, the users and groups that the
+// version of its app before it had, where the installer was content with those and
+// has left the file alone: seen is what it had above the base, a folder that Accounts
+// has made of the base, the other apps and the version before; others is without
+// that version, as for Describe. Each may be "".
+func Inherit(dir, base, others, seen string) error {
+	for _, name := range accountFiles {
+		if err := inherit(name, dir, base, others, seen); err != nil {
+			return fmt.Errorf("keep the accounts of an app in its layer %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+func inherit(name, dir, base, others, seen string) error {
+	path := filepath.Join(dir, Root, name)
+	if info, err := lstat(path); err != nil || info != nil {
+		return err
+	}
+	had, mode, err := readAccounts(name, seen, base)
+	if err != nil || had == nil {
+		return err
+	}
+	theirs, _, err := readAccounts(name, others, base)
+	if err != nil || bytes.Equal(had, theirs) {
+		return err
+	}
+	return writeAccounts(path, had, mode)
+}
+
+// readAccounts reads an account file of the first folder that has it; nil: none has.
+func readAccounts(name string, dirs ...string) (text []byte, mode os.FileMode, err error) {
+	for _, dir := range dirs {
+		if dir == "" {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		text, err := durable.ReadFile(path, maxAccounts)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		info, err := os.Lstat(path)
+		if err != nil {
+			return nil, 0, err
+		}
+		return text, info.Mode().Perm(), nil
+	}
+	return nil, 0, nil
+}
+
 // writeAccounts leaves a file alone that is right: an overlay may be using it.
 func writeAccounts(path string, text []byte, mode os.FileMode) error {
 	now, err := durable.ReadFile(path, maxAccounts)
@@ -146,18 +199,23 @@ func (a *accounts) apply(old, now *accounts) {
 	}
 }
 
-// joinMembers is line with the members of current besides its own. What differs
-// otherwise is as in line if it was changed there, from before, else as in current.
+// joinMembers is current with the members that line has more than before, and without
+// those that it has less. What differs otherwise is as in line if it was changed
+// there, else as in current.
 func joinMembers(current, before, line string) string {
 	cut := strings.LastIndexByte(line, ':') + 1
 	head, members := line[:cut], line[cut:]
 	had := strings.LastIndexByte(current, ':') + 1
-	if was := strings.LastIndexByte(before, ':') + 1; before[:was] == head {
+	was := strings.LastIndexByte(before, ':') + 1
+	if before[:was] == head {
 		head = current[:had]
 	}
-	all := memberList(current[had:])
-	for _, m := range memberList(members) {
-		if !slices.Contains(all, m) {
+	old, now := memberList(before[was:]), memberList(members)
+	all := slices.DeleteFunc(memberList(current[had:]), func(m string) bool {
+		return slices.Contains(old, m) && !slices.Contains(now, m)
+	})
+	for _, m := range now {
+		if !slices.Contains(all, m) && !slices.Contains(old, m) {
 			all = append(all, m)
 		}
 	}

@@ -15,14 +15,12 @@ import (
 	"github.com/exosite/gwe/gweinit/durable"
 )
 
-// aboutFile is JSON; a firmware in the other slot may have another opinion of what
-// is in there, so nothing is ever taken out of it.
-const aboutFile = "about.json"
-
-// maxAbout is what the file has at most, in bytes: it names files of the base, and
+// maxAbout is what aboutFile has at most, in bytes: it names files of the base, and
 // a base has some thousands.
 const maxAbout = 8 << 20
 
+// about is what is in aboutFile, as JSON; a firmware in the other slot may have
+// another opinion of what is in there, so nothing is ever taken out of it.
 type about struct {
 	Base string `json:"base"` // version
 	// Files are those of the base that the layer hides, with their fingerprints.
@@ -31,8 +29,9 @@ type about struct {
 
 // Describe notes, durably, which base a layer was made on and what it hides of
 // that: DIR/about.json and DIR/base. It is called once, when the installer has
-// ended.
-func Describe(dir, base, version string) error {
+// ended. The layer owns what its accounts have besides others, a folder that
+// Accounts has made of the base and the other apps; "": there are no other apps.
+func Describe(dir, base, version, others string) error {
 	a := about{Base: version, Files: map[string]string{}}
 	accounts := false
 	var prints fingerprints
@@ -45,7 +44,7 @@ func Describe(dir, base, version string) error {
 		return err
 	})
 	if err == nil && accounts {
-		err = keepAccounts(dir, base)
+		err = keepAccounts(dir, base, others)
 	}
 	if err != nil {
 		return fmt.Errorf("describe the layer %s: %w", dir, err)
@@ -88,14 +87,14 @@ func (p *fingerprints) of(path string, info os.FileInfo) (string, error) {
 	return info.Mode().Type().String(), nil
 }
 
-// keepAccounts copies the account files of the base.
-func keepAccounts(dir, base string) error {
+// keepAccounts copies the account files without the layer's own lines.
+func keepAccounts(dir, base, others string) error {
 	if err := durable.MakeFolder(filepath.Join(dir, Base, "etc"), 0o700); err != nil {
 		return err
 	}
 	for _, name := range accountFiles {
-		data, err := durable.ReadFile(filepath.Join(base, name), maxAccounts)
-		if errors.Is(err, fs.ErrNotExist) {
+		data, _, err := readAccounts(name, others, base)
+		if data == nil && err == nil {
 			continue
 		}
 		if err == nil {

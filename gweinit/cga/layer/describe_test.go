@@ -15,7 +15,7 @@ func TestStale(t *testing.T) {
 		ln -sf other usr/bin/sh; rm etc/gweinit/keys/key.pub
 		echo app:x:5:5::/:/bin/sh >> etc/passwd
 		echo x > usr/bin/app; echo x > usr/bin/later`)
-	if err := Describe(w.dir, w.base, "1.0"); err != nil {
+	if err := Describe(w.dir, w.base, "1.0", ""); err != nil {
 		t.Fatal(err)
 	}
 	want := func(version string, paths ...string) {
@@ -82,6 +82,8 @@ func TestAccounts(t *testing.T) {
 		{"members, and a number", "group", "dial:x:21:new\n", []made{{"dial:x:20:\n", "dial:x:20:a\n"}}, "dial:x:21:new,a\n"},
 		{"members, and the app's number", "group", "dial:x:20:new\n", []made{{"dial:x:20:\n", "dial:x:30:a\n"}}, "dial:x:30:new,a\n"},
 		{"a member less", "group", "dial:x:20:a,b\n", []made{{"dial:x:20:a,b\n", "dial:x:20:a\n"}}, "dial:x:20:a\n"},
+		{"members of an app that is gone", "group", "dial:x:20:new\n", []made{{"dial:x:20:b,old\n", "dial:x:20:b,a\n"}}, "dial:x:20:new,a\n"},
+		{"a member less, and others more", "group", "dial:x:20:b,new\n", []made{{"dial:x:20:b\n", "dial:x:20:a\n"}}, "dial:x:20:new,a\n"},
 		{"a group of both", "group", "app:x:8:new\n", []made{{"", "app:x:9:a\n"}}, "app:x:9:new,a\n"},
 		{"shadow", "shadow", "root:*:1:0:9:7:::\n", []made{{"root:*:1:0:9:7:::\n", "root:*:1:0:9:7:::\napp:!:1:0:9:7:::\n"}}, "root:*:1:0:9:7:::\napp:!:1:0:9:7:::\n"},
 		{"gshadow", "gshadow", "g:!::a\n", []made{{"g:!::\n", "g:!::b\n"}}, "g:!::a,b\n"},

@@ -3,7 +3,7 @@
 // system of the firmware, its base.
 //
 //	DIR/root/           what install.sh changed: the upper of its overlay
-//	DIR/base/etc/       the base's accounts when it ran, if the layer has any
+//	DIR/base/etc/       the accounts without its own when it ran, if it has any
 //	DIR/about.json      which base that was, and what of it the layer hides
 //	DIR/var/ log/ data/ uppers of what lasts on /data, until Merge has moved them there
 package layer
@@ -15,4 +15,9 @@ const (
 	Var  = "var"
 	Log  = "log"
 	Data = "data"
+
+	aboutFile = "about.json"
 )
+
+// Names are all that a layer may have.
+var Names = []string{Root, Base, Var, Log, Data, aboutFile}

@@ -16,10 +16,11 @@ const merged = ".merged"
 // Merge moves what is in the upper of an overlay into the folder it was over, and
 // removes the upper. It does so by renames, each of which can be done once only, so
 // that after a power cut another Merge goes on. If there is no upper it was merged
-// before. With keepExisting, for logs, what is in the folder stays, and is not
+// before. A file that has the same in both only gets mode and owner: programs may
+// have it open. With keepExisting, for logs, what is in the folder stays, and is not
 // even removed. Where the folder has a link, or a file, and the upper a folder, the
 // upper's takes its place: no link is followed. What cannot be merged is an error
-// and stays in the upper, and the rest is merged.
+// and stays in the upper for another Merge, and the rest is merged.
 func Merge(d Disk, upper, to string, keepExisting bool) error {
 	if err := merge(d, upper, to, keepExisting); err != nil {
 		return fmt.Errorf("merge %s into %s: %w", upper, to, err)
@@ -58,9 +59,14 @@ func merge(d Disk, upper, to string, keepExisting bool) error {
 		// The upper is what a Merge after a power cut goes by.
 		if err := d.Sync(to); err != nil {
 			m.failed(err)
+			return errors.Join(m.errs...)
 		}
 	}
 	if len(m.errs) > 0 {
+		m.tidy(upper, to)
+		if err := d.Sync(upper); err != nil {
+			m.failed(err)
+		}
 		return errors.Join(m.errs...)
 	}
 	// In one step: what is left of an upper would be merged again, and its
@@ -79,6 +85,7 @@ type merger struct {
 	disk         Disk
 	keepExisting bool
 	changed      bool
+	compare      comparer
 	errs         []error // the first ones
 }
 
@@ -102,13 +109,56 @@ func (m *merger) folder(from, to string, info os.FileInfo) {
 		}
 	}
 	there, err := os.Lstat(to)
-	if err == nil && !m.keepExisting && AttributesOf(there) != AttributesOf(info) {
-		m.changed = true
-		err = m.disk.Set(to, AttributesOf(info))
+	if err == nil && !m.keepExisting {
+		err = m.attributes(to, there, info)
 	}
 	if err != nil {
 		m.failed(err)
 	}
+}
+
+// tidy removes from a folder of an upper that stays what is merged, but is still in
+// there: another Merge, maybe days later, must not remove or replace what programs
+// have made since.
+func (m *merger) tidy(from, to string) {
+	names, err := namesIn(from)
+	if err != nil {
+		m.failed(err)
+	}
+	for _, name := range names {
+		if err := m.tidyEntry(filepath.Join(from, name), filepath.Join(to, name)); err != nil {
+			m.failed(err)
+		}
+	}
+}
+
+func (m *merger) tidyEntry(from, to string) error {
+	info, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	there, err := lstat(to)
+	if err != nil {
+		return err
+	}
+	switch {
+	case isWhiteout(info):
+		if there == nil || m.keepExisting {
+			return m.disk.Remove(from)
+		}
+	case there == nil:
+	case info.IsDir() && there.IsDir():
+		opaque, err := isOpaque(from)
+		if err != nil {
+			return err
+		}
+		if !opaque || m.keepExisting {
+			m.tidy(from, to)
+		}
+	case !info.IsDir() && (m.keepExisting || m.compare.same(from, to) && AttributesOf(info) == AttributesOf(there)):
+		return m.disk.Remove(from)
+	}
+	return nil
 }
 
 func (m *merger) entry(from, to string) error {
@@ -143,8 +193,19 @@ func (m *merger) entry(from, to string) error {
 		return nil
 	case info.IsDir() || there.IsDir():
 		return m.replace(from, to, info)
+	case m.compare.same(from, to):
+		return m.attributes(to, there, info)
 	}
 	return m.move(from, to, info) // over it
+}
+
+// attributes gives what is there the mode and owner of what it is merged with.
+func (m *merger) attributes(to string, there, info os.FileInfo) error {
+	if AttributesOf(there) == AttributesOf(info) {
+		return nil
+	}
+	m.changed = true
+	return m.disk.Set(to, AttributesOf(info))
 }
 
 // replace moves something in the place of what is there.

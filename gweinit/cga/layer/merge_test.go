@@ -3,10 +3,12 @@ package layer
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -140,9 +142,9 @@ func TestMergeMeanwhile(t *testing.T) {
 func TestMergeFails(t *testing.T) {
 	tmp := t.TempDir()
 	to, upper := filepath.Join(tmp, "to"), filepath.Join(tmp, "upper")
-	tree(t, to, "a=a", "b/mounted/", "c=c")
+	tree(t, to, "a=a", "b/mounted/", "c=c", "gone=old", "same=same")
 	tree(t, upper, "a=new", "c=new")
-	run(t, upper, to, "rm -r b") // and then something is mounted there
+	run(t, upper, to, "rm -r b gone; chmod 600 same") // and then something is mounted there
 	mounted := filepath.Join(to, "b/mounted")
 	if err := unix.Mount("test", mounted, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
@@ -154,13 +156,15 @@ func TestMergeFails(t *testing.T) {
 	if err := unix.Unmount(mounted, 0); err != nil {
 		t.Fatal(err)
 	}
-	if got := dump(t, to); got != "a=new\nb/ 755\nb/mounted/ 755\nc=new\n" {
+	if got := dump(t, to); got != "a=new\nb/ 755\nb/mounted/ 755\nc=new\nsame=same\n" {
 		t.Errorf("got\n%s", got)
 	}
+	// What is merged is not merged again into what programs make since.
+	tree(t, to, "gone=new", "same=changed")
 	if err := Merge(OS{}, upper, to, false); err != nil {
 		t.Error(err)
 	}
-	if got := dump(t, tmp); got != "to/ 755\nto/a=new\nto/c=new\n" {
+	if got := dump(t, tmp); got != "to/ 755\nto/a=new\nto/c=new\nto/gone=new\nto/same=changed\n" {
 		t.Errorf("got\n%s", got)
 	}
 
@@ -178,6 +182,147 @@ func TestMergeFails(t *testing.T) {
 	}
 	if got := dump(t, filepath.Join(tmp, "new")); got != "folder/ 755\nfolder/x=x\n" {
 		t.Errorf("got\n%s", got)
+	}
+}
+
+// What programs have open stays what it is if only mode and owner change.
+func TestMergeInPlace(t *testing.T) {
+	tmp := t.TempDir()
+	to, upper := filepath.Join(tmp, "to"), filepath.Join(tmp, "upper")
+	tree(t, to, "dir/same=same", "longer=x", "other=same", "link>longer", "empty=")
+	shell(t, to, "mkfifo dir/pipe; head -c 200000 /dev/zero > big; head -c 200000 /dev/zero > big2")
+	l, err := net.Listen("unix", filepath.Join(to, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	files := []string{"dir/same", "dir/pipe", "socket", "empty", "big", "longer", "other", "link", "big2"}
+	infos := func() (all []os.FileInfo) {
+		for _, f := range files {
+			info, err := os.Lstat(filepath.Join(to, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, info)
+		}
+		return all
+	}
+	before := infos()
+	run(t, upper, to, "chown -hR 5:6 .; chmod 600 dir/same; echo more >> longer; echo -n diff > other; echo x | dd of=big2 bs=1 seek=150000 conv=notrunc 2>/dev/null")
+	if err := Merge(OS{}, upper, to, false); err != nil {
+		t.Fatal(err)
+	}
+	for i, info := range infos() {
+		if same := os.SameFile(before[i], info); same != (i < 5) {
+			t.Errorf("%s is the same: %v", files[i], same)
+		}
+		if a := AttributesOf(info); a.UID != 5 || a.GID != 6 || i == 0 && a.Mode != 0o600 {
+			t.Errorf("%s: %+v", files[i], a)
+		}
+	}
+	if got := dump(t, filepath.Join(to, "dir")); got != "pipe prw-r--r--\nsame=same\n" {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+// What a program has written since the installer began is not lost.
+func TestYield(t *testing.T) {
+	for _, tt := range []struct{ name, installer, meanwhile, want, kept string }{
+		{"nothing", "true", "echo new > a", "a=new\n\ndir/ 755\ndir/b=b\n", ""},
+		{"chown", "chown -R 5 .", "echo more >> dir/b", "a=a\ndir/ 755\ndir/b=bmore\n\n", "dir/b"},
+		{"sed", "echo mine > a", "echo theirs > a", "a=theirs\n\ndir/ 755\ndir/b=b\n", "a"},
+		{"a file that replaces it", "echo mine > dir/b; echo x > dir/c", "echo theirs > new; mv new dir/b", "a=a\ndir/ 755\ndir/b=theirs\n\ndir/c=x\n\n", "dir/b"},
+		{"of the same size", "chmod 600 a", "echo -n b > a", "a=b\ndir/ 755\ndir/b=b\n", "a"},
+		{"both the same", "echo new > a", "echo new > a", "a=new\n\ndir/ 755\ndir/b=b\n", ""},
+		{"other files", "echo mine > a", "echo new > c", "a=mine\n\nc=new\n\ndir/ 755\ndir/b=b\n", ""},
+		{"made by both", "echo mine > c", "echo theirs > c", "a=a\nc=theirs\n\ndir/ 755\ndir/b=b\n", "c"},
+		{"removed by the installer", "rm a", "echo new > a", "dir/ 755\ndir/b=b\n", ""},
+		{"removed by the program", "echo mine > a", "rm a", "a=mine\n\ndir/ 755\ndir/b=b\n", ""},
+		{"a folder anew", "rm -r dir; mkdir dir; echo mine > dir/b", "echo theirs > dir/b", "a=a\ndir/ 755\ndir/b=mine\n\n", ""},
+		{"a link of the program's", "echo mine > a", "ln -sf dir/b a", "a=mine\n\ndir/ 755\ndir/b=b\n", ""},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "-"), func(t *testing.T) {
+			tmp := t.TempDir()
+			to, upper := filepath.Join(tmp, "to"), filepath.Join(tmp, "upper")
+			tree(t, to, "a=a", "dir/b=b")
+			since := later(t, tmp)
+			run(t, upper, to, tt.installer)
+			installed := withOwners(t, upper)
+			shell(t, to, tt.meanwhile)
+			var kept []string
+			for range 2 { // as after a power cut
+				if err := Yield(OS{}, upper, to, since, func(path string) { kept = append(kept, path) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := strings.Join(kept, " "); got != tt.kept {
+				t.Errorf("kept %q, want %q", got, tt.kept)
+			}
+			if err := Merge(OS{}, upper, to, false); err != nil {
+				t.Fatal(err)
+			}
+			if got := dump(t, to); got != tt.want {
+				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
+			}
+			got := withOwners(t, to)
+			for path, a := range installed {
+				if got[path] != a && a.Mode&os.ModeDevice == 0 {
+					if _, there := got[path]; there || tt.name != "removed by the installer" {
+						t.Errorf("%s: %+v, want %+v", path, got[path], a)
+					}
+				}
+			}
+		})
+	}
+}
+
+// later returns the time after which something is changed from now on.
+func later(t *testing.T, dir string) time.Time {
+	t.Helper()
+	time.Sleep(20 * time.Millisecond) // a tick of the file system's clock
+	path := filepath.Join(dir, "began")
+	tree(t, dir, "began=")
+	since, err := OS{}.Changed(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	return since
+}
+
+func withOwners(t *testing.T, top string) map[string]Attributes {
+	all := map[string]Attributes{}
+	if err := walk(top, top, func(e entry) error { all[e.path] = AttributesOf(e.info); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// What cannot be compared is merged later, and what was not written since is not.
+func TestYieldFails(t *testing.T) {
+	tmp := t.TempDir()
+	to, upper := filepath.Join(tmp, "to"), filepath.Join(tmp, "upper")
+	nobody := func(path string) { t.Errorf("%s is kept", path) }
+	for range 2 {
+		if err := Yield(OS{}, upper, to, time.Time{}, nobody); err != nil {
+			t.Error(err)
+		}
+		tree(t, upper, "a=a") // and nothing to compare it with
+	}
+	tree(t, tmp, "to=file")
+	if err := Yield(OS{}, upper, to, time.Time{}, nobody); err == nil || !strings.Contains(err.Error(), to+" is no folder") {
+		t.Errorf("got %v", err)
+	}
+	if err := os.Remove(to); err != nil {
+		t.Fatal(err)
+	}
+	tree(t, to, "a=old")
+	if err := Yield(OS{}, upper, to, time.Now().Add(time.Hour), nobody); err != nil {
+		t.Error(err)
+	}
+	kept := 0
+	if err := Yield(OS{}, upper, to, time.Time{}, func(string) { kept++ }); err != nil || kept != 1 {
+		t.Errorf("%v, %d kept", err, kept)
 	}
 }
 
@@ -249,7 +394,7 @@ func BenchmarkCheckAndDescribe(b *testing.B) {
 		if err := Check(dir, base); err != nil {
 			b.Fatal(err)
 		}
-		if err := Describe(dir, base, "1.0"); err != nil {
+		if err := Describe(dir, base, "1.0", ""); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -44,10 +44,18 @@ func (r *recorder) wish() Wish {
 	return w
 }
 
+// maxNoted is how many programs and signals are noted: an installer may call in a loop.
+const maxNoted = 200
+
 func (r *recorder) note(change func(*Wish)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.noted)
+	if len(r.noted.Restart) > maxNoted {
+		r.noted.Restart = sorted(r.noted.Restart)
+	}
+	r.noted.Restart = r.noted.Restart[:min(len(r.noted.Restart), maxNoted)]
+	r.noted.Signals = r.noted.Signals[:min(len(r.noted.Signals), maxNoted)]
 }
 
 // methods are those of PID 1, by their names and parameters.
@@ -59,9 +67,7 @@ func (r *recorder) methods() map[string]control.Method {
 	}
 	yes := func(name string, change func(*Wish)) {
 		methods[name] = control.Method{Result: control.Boolean, Run: func(context.Context, []any) (any, error) {
-			if change != nil {
-				r.note(change)
-			}
+			r.note(change)
 			return true, nil
 		}}
 	}
@@ -70,10 +76,10 @@ func (r *recorder) methods() map[string]control.Method {
 	}
 	yes("gweinit.reboot", func(w *Wish) { w.Reboot = true })
 	yes("gweinit.poweroff", func(w *Wish) { w.Poweroff = true })
-	// The settings are compared afterwards.
-	keep := control.Method{Result: control.Boolean, Params: []control.Param{{Name: "gateway", Type: control.String, Default: ""}},
-		Run: func(context.Context, []any) (any, error) { return true, nil }}
-	methods["gweinit.keepIdentity"] = keep
+	methods["gweinit.keepIdentity"] = control.Method{ // the settings are compared afterwards
+		Result: control.Boolean, Params: []control.Param{{Name: "gateway", Type: control.String, Default: ""}},
+		Run: func(context.Context, []any) (any, error) { return true, nil },
+	}
 	return methods
 }
 

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,10 +34,11 @@ import (
 // Limits that an installer has unless told otherwise.
 const (
 	DefaultLimit = 15 * time.Minute
-	threads      = 512
+	threads      = 512 // at most
 	// memoryShare is the part of the memory that it may have: the gateway's own
 	// programs and the other apps go on.
 	memoryShare = 2
+	spareFiles  = 500 // that it has to leave to others on /data
 )
 
 // Scratch is where the unpacked tarball is, in the installer's world.
@@ -246,6 +248,9 @@ func (i Installer) full(name string) error {
 	if free := int64(st.Bavail) * int64(st.Bsize); free < i.Spare {
 		return fmt.Errorf("%s filled /data up to the last %d KB", name, free>>10)
 	}
+	if st.Files > 0 && st.Ffree < spareFiles {
+		return fmt.Errorf("%s filled /data up to the last %d files", name, st.Ffree)
+	}
 	return nil
 }
 
@@ -272,6 +277,9 @@ const Program = "app-installer"
 
 // run runs the command in a world of its own.
 func (i Installer) run(ctx context.Context) (end ending, err error) {
+	// Pdeathsig is about the thread that has started the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	mounts, err := view.Installer(i.Gateway, i.Layer, i.Lower, i.Pending)
 	if err != nil {
 		return end, err
@@ -304,7 +312,7 @@ func (i Installer) run(ctx context.Context) (end ending, err error) {
 		Stdin: bytes.NewReader(order), Stdout: i.Output, Stderr: i.Output,
 		ExtraFiles: []*os.File{tell},
 		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC, Setsid: true, Pdeathsig: syscall.SIGKILL,
+			Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS, Setsid: true, Pdeathsig: syscall.SIGKILL,
 		},
 		WaitDelay: time.Second,
 	}
@@ -345,15 +353,25 @@ type group struct {
 const programsGroup = "/sys/fs/cgroup/programs"
 
 func makeGroup() (g group, err error) {
-	if _, err := os.Stat(programsGroup); err != nil || !inGroup() {
+	if _, err := os.Stat(programsGroup); err != nil {
 		return g, nil // a workstation
+	}
+	old, _ := filepath.Glob(filepath.Join(programsGroup, "installer-*"))
+	for _, dir := range old {
+		os.Remove(dir) // unless there is a process in it
 	}
 	g.dir = filepath.Join(programsGroup, fmt.Sprintf("installer-%d", os.Getpid()))
 	if err := os.Mkdir(g.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return g, err
 	}
 	// What the kernel lacks of these does not limit.
-	os.WriteFile(filepath.Join(g.dir, "pids.max"), []byte(strconv.Itoa(threads)), 0)
+	limit := threads
+	if text, err := os.ReadFile(filepath.Join(programsGroup, "pids.max")); err == nil {
+		if all, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			limit = min(limit, all/2) // Go ends a program that cannot have one, and gwe is one
+		}
+	}
+	os.WriteFile(filepath.Join(g.dir, "pids.max"), []byte(strconv.Itoa(limit)), 0)
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
 		total := uint64(info.Totalram) * uint64(info.Unit)
@@ -361,13 +379,6 @@ func makeGroup() (g group, err error) {
 	}
 	g.fd, err = os.Open(g.dir)
 	return g, err
-}
-
-// inGroup says whether this process is itself in PID 1's groups: that is so on a
-// gateway only.
-func inGroup() bool {
-	_, err := os.Stat(filepath.Join(programsGroup, "cgroup.procs"))
-	return err == nil && os.Getuid() == 0
 }
 
 func (g group) attach(attr *syscall.SysProcAttr) {

@@ -2,7 +2,9 @@ package view
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,8 +31,15 @@ func (s Stack) key() string { return fmt.Sprint(s.Layer, " ", strings.Join(s.Low
 type ProgramRoots struct {
 	Gateway string // below which the files are; "" on the gateway itself
 
+	mu    sync.Mutex
+	roots map[string]*programRoot // by app
+}
+
+// programRoot is the root directory of one app. An app that has much to be put aside
+// does not keep the others waiting.
+type programRoot struct {
 	mu   sync.Mutex
-	made map[string]string // keys of stacks by app
+	made string // the key of its stack; "": there is none
 }
 
 // ProgramRoot is where the root directory of an app's programs is.
@@ -41,14 +50,15 @@ func ProgramRoot(gateway, app string) string {
 // Make makes the root directory of an app. As long as something of it is up that
 // stays as it was.
 func (r *ProgramRoots) Make(s Stack, idle bool) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	made, key := r.made[s.App], s.key()
-	if made == key || made != "" && !idle {
+	p := r.root(s.App)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := s.key()
+	if p.made == key || p.made != "" && !idle {
 		return nil
 	}
 	target := ProgramRoot(r.Gateway, s.App)
-	if err := r.remove(s.App); err != nil {
+	if err := p.remove(target); err != nil {
 		return err
 	}
 	if err := s.Upper.Settle(s.Layer, s.Root); err != nil {
@@ -64,36 +74,54 @@ func (r *ProgramRoots) Make(s Stack, idle bool) error {
 	if err := Make(target, mounts); err != nil {
 		return err
 	}
-	if r.made == nil {
-		r.made = map[string]string{}
-	}
-	r.made[s.App] = key
+	p.made = key
 	return nil
+}
+
+// root returns that of an app. It is never forgotten, since somebody may be waiting
+// for it.
+func (r *ProgramRoots) root(app string) *programRoot {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.roots == nil {
+		r.roots = map[string]*programRoot{}
+	}
+	p := r.roots[app]
+	if p == nil {
+		p = &programRoot{}
+		r.roots[app] = p
+	}
+	return p
 }
 
 // Keep removes the root directories of all other apps.
 func (r *ProgramRoots) Keep(apps []string) (err error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for app := range r.made {
-		if !slices.Contains(apps, app) {
-			err = cmp.Or(err, r.remove(app))
+	known := slices.Collect(maps.Keys(r.roots))
+	r.mu.Unlock()
+	var errs []error
+	for _, app := range known {
+		if slices.Contains(apps, app) {
+			continue
 		}
+		p := r.root(app)
+		p.mu.Lock()
+		errs = append(errs, p.remove(ProgramRoot(r.Gateway, app)))
+		p.mu.Unlock()
 	}
-	return err
+	return errors.Join(errs...)
 }
 
-func (r *ProgramRoots) remove(app string) error {
-	if r.made[app] == "" {
+func (p *programRoot) remove(target string) error {
+	if p.made == "" {
 		return nil
 	}
-	target := ProgramRoot(r.Gateway, app)
 	if err := Unmake(target); err != nil {
 		return err
 	}
-	delete(r.made, app)
+	p.made = ""
 	if err := os.Remove(target); err != nil {
-		return fmt.Errorf("remove the root directory of %s: %w", app, err)
+		return fmt.Errorf("remove the root directory of an app: %w", err)
 	}
 	return nil
 }

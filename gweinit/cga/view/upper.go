@@ -22,9 +22,12 @@ type Upper struct{ Dir string }
 const (
 	upperRoot  = "root"
 	upperWork  = "work"
-	upperAside = "aside" // by layer: what was taken out when that was followed by another
 	upperState = "layer.json"
 )
+
+// Aside is a folder of an upper: by the number of a layer, what was taken out when
+// that was followed by another.
+const Aside = "aside"
 
 const opaque = "trusted.overlay.opaque" // overlayfs.rst: a folder that hides those below
 
@@ -35,7 +38,7 @@ func (u Upper) Work() string { return filepath.Join(u.Dir, upperWork) }
 // upperOf is which layer the upper is for.
 type upperOf struct {
 	Layer int `json:"layer"`
-	// To is the layer it is about to be for. Taken: only the last step is missing.
+	// To is the layer it is about to be for. Taken: what has to go for that has gone.
 	To    int  `json:"to,omitempty"`
 	Taken bool `json:"taken,omitempty"`
 }
@@ -43,7 +46,7 @@ type upperOf struct {
 // Settle makes the upper one for a layer, whose root is given. What the app has
 // written to places for which the layer brings something is put aside, or it would
 // hide that; what was put aside when the layer was replaced comes back. A power cut
-// at any step is made good by the next call.
+// at any step is made good by the next call, for whichever layer that is.
 func (u Upper) Settle(layer int, root string) error {
 	if err := u.settle(layer, root); err != nil {
 		return fmt.Errorf("make what the app has written fit to its layer %d: %w", layer, err)
@@ -61,26 +64,45 @@ func (u Upper) settle(layer int, root string) error {
 	if err != nil {
 		return err
 	}
-	if st.Layer == layer && st.To == 0 {
+	if st.To != 0 && st.Taken {
+		if st, err = u.become(st.To); err != nil {
+			return err
+		}
+	}
+	if st.To != 0 && st.To != layer {
+		if st, err = u.become(st.Layer); err != nil { // back to where it was
+			return err
+		}
+	}
+	if st.Layer == layer {
 		return nil
 	}
-	if st.To != layer || !st.Taken {
-		if err := u.take(root, u.aside(st.Layer), "."); err != nil {
-			return err
-		}
-		// ext4 has its journal in order: what was renamed is durable with this.
-		if err := u.write(upperOf{Layer: st.Layer, To: layer, Taken: true}); err != nil {
-			return err
-		}
-	}
-	if err := bringBack(u.aside(layer), u.Root()); err != nil {
+	// Else it would not be known that something is aside.
+	if err := u.write(upperOf{Layer: st.Layer, To: layer}); err != nil {
 		return err
 	}
-	return u.write(upperOf{Layer: layer})
+	if err := u.take(root, u.aside(st.Layer), "."); err != nil {
+		return err
+	}
+	// ext4 has its journal in order: what was renamed is durable with this.
+	if err := u.write(upperOf{Layer: st.Layer, To: layer, Taken: true}); err != nil {
+		return err
+	}
+	_, err = u.become(layer)
+	return err
+}
+
+// become is the last step: what was put aside of a layer comes back.
+func (u Upper) become(layer int) (st upperOf, err error) {
+	if err := bringBack(u.aside(layer), u.Root()); err != nil {
+		return st, err
+	}
+	st.Layer = layer
+	return st, u.write(st)
 }
 
 func (u Upper) aside(layer int) string {
-	return filepath.Join(u.Dir, upperAside, strconv.Itoa(layer))
+	return filepath.Join(u.Dir, Aside, strconv.Itoa(layer))
 }
 
 // state reads which layer it is for. If that is not known any more, what it has is

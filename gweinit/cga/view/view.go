@@ -21,6 +21,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/cga/layer"
 )
 
 // Places below the gateway's root.
@@ -41,6 +43,7 @@ type Mount struct {
 	Source, Target, Type string // Target: below the view's root
 	Flags                uintptr
 	Data                 string
+	File                 bool // and no folder
 }
 
 // Make makes the mounts below a folder, in order. After an error it undoes what it
@@ -57,7 +60,7 @@ func Make(root string, mounts []Mount) error {
 func (m Mount) mount(root string) error {
 	target := filepath.Join(root, m.Target)
 	// A layer can have a link in a folder's place.
-	if info, err := os.Lstat(target); err != nil || !info.IsDir() {
+	if info, err := os.Lstat(target); err != nil || !info.IsDir() && !m.File {
 		return fmt.Errorf("mount %s on %s: an app has removed or replaced the folder /%s", m.Source, target, m.Target)
 	}
 	bind := m.Flags & unix.MS_BIND
@@ -136,32 +139,26 @@ func Program(gateway string, lower []string, upper, work string) ([]Mount, error
 	}, nil
 }
 
-// Folders of a layer that its installer writes to.
-const (
-	LayerRoot = "root" // the layer itself
-	LayerVar  = "var"  // over /var, and so on
-	LayerLog  = "log"
-	LayerData = "data"
-	layerWork = "work" // for the kernel
-)
+// layerWork is a folder of a layer, for the kernel while its installer runs.
+const layerWork = "work"
 
 // Installer are the mounts for an app's installer, whose writes all go to the
 // folders of its layer; and its /tmp, /run and /data/gwe to tmp, run and gwe there,
 // which the caller has made. Layers that are to be committed together with it have
 // written to /var and so on, too: pending are their folders. The mounts are for a
 // mount and a PID namespace of their own.
-func Installer(gateway, layer string, lower, pending []string) ([]Mount, error) {
+func Installer(gateway, dir string, lower, pending []string) ([]Mount, error) {
 	gateway = cmp.Or(gateway, "/")
 	var mounts []Mount
 	over := func(target, upper string, lower ...string) error {
-		work := filepath.Join(layer, layerWork, upper)
-		for _, dir := range []string{filepath.Join(layer, upper), work} {
-			if err := os.MkdirAll(dir, 0o755); err != nil {
+		upper, work := filepath.Join(dir, upper), filepath.Join(dir, layerWork, upper)
+		for _, path := range []string{upper, work} {
+			if err := os.MkdirAll(path, 0o755); err != nil {
 				return err
 			}
 		}
 		// All of /data is synced before the layer counts.
-		m, err := Overlay(target, lower, filepath.Join(layer, upper), work, "volatile")
+		m, err := Overlay(target, lower, upper, work, "volatile")
 		mounts = append(mounts, m)
 		return err
 	}
@@ -182,21 +179,28 @@ func Installer(gateway, layer string, lower, pending []string) ([]Mount, error) 
 		mounts = append(mounts, Mount{Source: fstype, Target: target, Type: fstype, Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: data})
 		return nil
 	}
+	hide := func(target string) error {
+		if _, err := os.Stat(filepath.Join("/", target)); err == nil {
+			mounts = append(mounts, Mount{Source: os.DevNull, Target: target, Flags: unix.MS_BIND, File: true})
+		}
+		return nil
+	}
 	return mounts, errors.Join(
-		over("", LayerRoot, lower...),
+		over("", layer.Root, lower...),
 		fresh("proc", "proc", ""),
+		hide("proc/sysrq-trigger"), // it reboots at once
 		// Without the control groups, of which it could remove some.
 		bind("sys", "/sys", 0),
 		// Devices can be written to; they cannot be removed.
 		bind("dev", "/dev", unix.MS_RDONLY),
 		bind("dev/pts", "/dev/pts", 0),
 		fresh("dev/shm", "tmpfs", "mode=1777,size=10%"),
-		bind("run", filepath.Join(layer, "run"), 0),
-		bind("tmp", filepath.Join(layer, "tmp"), 0),
-		overData("var", LayerVar, vars),
-		overData("var/log", LayerLog, logs),
-		overData("data", LayerData, Shared),
-		bind("data/gwe", filepath.Join(layer, "gwe"), 0),
+		bind("run", filepath.Join(dir, "run"), 0),
+		bind("tmp", filepath.Join(dir, "tmp"), 0),
+		overData("var", layer.Var, vars),
+		overData("var/log", layer.Log, logs),
+		overData("data", layer.Data, Shared),
+		bind("data/gwe", filepath.Join(dir, "gwe"), 0),
 	)
 }
 
@@ -206,10 +210,13 @@ func isFolder(path string) bool {
 }
 
 // LogFile returns where a log file that an app knows by a path is on the gateway, ""
-// if that is in the app's own root directory.
+// if that is in the app's own root directory. Links there, which apps can make, must
+// not be followed: they are for the app's root directory.
 func LogFile(gateway, path string) string {
+	path = filepath.Join("/", path)
 	for _, place := range []struct{ in, on string }{
-		{"/var/log/", logs}, {"/var/", vars}, {"/data/", Shared}, {"/tmp/", "tmp"}, {"/run/", "run"},
+		// /var/run is a link of the gateway's own.
+		{"/var/log/", logs}, {"/var/run/", "run"}, {"/var/", vars}, {"/data/", Shared}, {"/tmp/", "tmp"}, {"/run/", "run"},
 	} {
 		if rest, ok := strings.CutPrefix(path, place.in); ok {
 			return filepath.Join(cmp.Or(gateway, "/"), place.on, rest)

@@ -63,6 +63,12 @@ func (i *Installer) path(file string) string { return filepath.Join(cmp.Or(i.Roo
 
 func (i *Installer) base() string { return cmp.Or(i.Base, "/") }
 
+func (i *Installer) log(format string, args ...any) {
+	if i.Log != nil {
+		i.Log(format, args...)
+	}
+}
+
 func (i *Installer) store() *generation.Store { return &generation.Store{Root: i.Root, Log: i.Log} }
 
 // Takes says whether an item is about apps.
@@ -70,19 +76,43 @@ func (i *Installer) Takes(item command.Item) bool {
 	return item.Do != command.Install || strings.HasSuffix(item.Name, ".tar.gz")
 }
 
+// maxStarts is how often an installer may take the gateway or the engine down before it
+// is given up: commands behind it wait, and among them may be its cure.
+const maxStarts = 3
+
 // Install does a job of the queue.
 func (i *Installer) Install(ctx context.Context, job command.Job) (output string, err error) {
+	output, err = i.install(ctx, job)
+	if err != nil && ctx.Err() == nil && !command.IsLater(err) && strings.HasPrefix(job.ID, bakedID) {
+		// It will not be better at the next boot.
+		err = errors.Join(err, i.handle(ctx, names(job)))
+	}
+	return output, err
+}
+
+func names(job command.Job) (list []string) {
+	for _, item := range job.Items {
+		list = append(list, item.Name)
+	}
+	return list
+}
+
+func (i *Installer) install(ctx context.Context, job command.Job) (output string, err error) {
 	t := task{id: job.ID}
-	// A job that is done must not depend on a download.
-	if g, _ := i.store().Current(); !job.Again || !known(g, job.ID) {
+	g, err := i.store().Current()
+	if errors.Is(err, generation.ErrUnknown) {
+		return "", command.Later(err)
+	}
+	if _, done := g.Job(job.ID); !done { // one that is done must not depend on a download
+		if job.Starts > maxStarts {
+			return "", fmt.Errorf("given up: %d times the gateway or its engine went down in the middle of it", maxStarts)
+		}
 		if t.changes, err = changes(ctx, job); err != nil {
 			return "", err
 		}
 	}
 	if strings.HasPrefix(job.ID, bakedID) {
-		for _, c := range t.changes {
-			t.handled = append(t.handled, filepath.Base(c.file))
-		}
+		t.handled = names(job)
 	}
 	result, err := i.do(ctx, t)
 	if err != nil {
@@ -97,11 +127,6 @@ func (i *Installer) Install(ctx context.Context, job command.Job) (output string
 		return "", ctx.Err()
 	}
 	return result.output, nil
-}
-
-func known(g generation.Generation, id string) bool {
-	_, ok := g.Job(id)
-	return ok
 }
 
 // changes are those that a job asks for, with all files at hand.
@@ -146,31 +171,78 @@ func verify(file string, item command.Item) error {
 	return nil
 }
 
-// Open is called when the engine starts. It returns the commands for the apps that
-// came with the firmware and are not installed yet, or in an older version (by
-// Debian's rules).
-func (i *Installer) Open() (orders []Order, err error) {
+// Start is called when the engine starts: what an engine before has begun after a commit
+// is ended, and PID 1 runs what is installed.
+func (i *Installer) Start(ctx context.Context) error {
+	unlock, err := i.store().Lock(ctx, func() {})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	g, err := i.store().Current()
+	if errors.Is(err, generation.ErrUnknown) {
+		return err
+	}
+	for _, done := range g.Done {
+		if done.Follow != "" {
+			i.follow(ctx, done, i.log)
+		}
+	}
+	return i.Host.SwitchGeneration(ctx)
+}
+
+// NextBaked returns the command for the next app that came with the firmware and is not
+// installed yet, or in an older version (by Debian's rules); nil if there is none. One
+// that failed is not the next any more.
+func (i *Installer) NextBaked(ctx context.Context) (*Order, error) {
 	files, err := filepath.Glob(filepath.Join(i.base(), Baked, "*.tar.gz"))
 	if err != nil || len(files) == 0 {
 		return nil, err
 	}
 	current, err := i.store().Current()
+	if errors.Is(err, generation.ErrUnknown) {
+		return nil, err
+	}
+	var old []string
+	var next *Order
 	for _, file := range files {
 		name := filepath.Base(file)
-		n, nameErr := cga.ParseName(name)
-		if nameErr != nil {
-			err = errors.Join(err, nameErr)
-			continue
-		}
 		if slices.Contains(current.Handled, name) {
 			continue
 		}
-		if app, there := current.App(n.App); there && bundle.CompareVersions(app.Version, n.Version) >= 0 {
-			continue
+		n, nameErr := cga.ParseName(name)
+		app, there := current.App(n.App)
+		switch {
+		case nameErr != nil:
+			err = errors.Join(err, nameErr)
+		case there && bundle.CompareVersions(app.Version, n.Version) >= 0:
+			old = append(old, name) // or it would come back when this is uninstalled
+		case next == nil:
+			next = &Order{ID: bakedID + name, Item: command.Item{Name: name}}
 		}
-		orders = append(orders, Order{ID: bakedID + name, Item: command.Item{Name: name}})
 	}
-	return orders, err
+	return next, errors.Join(err, i.handle(ctx, old))
+}
+
+// handle notes that apps of the firmware need not be installed.
+func (i *Installer) handle(ctx context.Context, files []string) error {
+	if len(files) == 0 {
+		return nil
+	}
+	unlock, err := i.store().Lock(ctx, func() {})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	tx, err := i.store().Begin()
+	if err != nil {
+		return err
+	}
+	defer tx.Abort()
+	for _, file := range files {
+		tx.Handled(file)
+	}
+	return tx.Commit()
 }
 
 // Order is a command of the gateway's own.
@@ -179,7 +251,7 @@ type Order struct {
 	Item command.Item
 }
 
-// BakedFile returns the file of a command that Open has returned.
+// BakedFile returns the file of a command that NextBaked has returned.
 func (i *Installer) BakedFile(id string, item command.Item) (file string, ok bool) {
 	if !strings.HasPrefix(id, bakedID) {
 		return "", false

@@ -6,14 +6,20 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/cga/generation"
+	"github.com/exosite/gwe/gweinit/cga/sandbox"
 	"github.com/exosite/gwe/gweinit/control"
 	"github.com/exosite/gwe/gweinit/engine/command"
+	"github.com/exosite/gwe/gweinit/gateway"
 	"github.com/exosite/gwe/gweinit/supervisor"
 )
 
@@ -143,7 +149,7 @@ func TestRefused(t *testing.T) {
 		{"replaces gwe", "a.v1.tar.gz", []file{script("echo > /usr/bin/gweinit")}, "gweinit"},
 		{"a device", "a.v1.tar.gz", []file{script("busybox mknod /usr/local/null c 1 3")}, "/usr/local/null"},
 		{"silences gwe", "a.v1.tar.gz", []file{script("echo '[program:gwe]' > /etc/supervisor/conf.d/gwe.conf")}, "gwe.conf"},
-		{"another's program", "a.v1.tar.gz", []file{script("mkdir -p /etc/supervisor/conf.d; printf '[program:gwe]\\ncommand=true\\n' > /etc/supervisor/conf.d/x.conf"), supervised("command=true")}, "the firmware has one of this name already"},
+		{"another's program", "a.v1.tar.gz", []file{script("mkdir -p /etc/supervisor/conf.d; printf '[program:gwe]\\ncommand=true\\n' > /etc/supervisor/conf.d/x.conf"), supervised("command=true")}, "an app can have nothing of the name gwe"},
 		{"an unknown user", "a.v1.tar.gz", []file{script(""), supervised("command=true\nuser=nobody-knows")}, "no such user"},
 		{"a bad option", "a.v1.tar.gz", []file{script(""), supervised("command=true\nstartsecs=soon")}, "startsecs"},
 		{"no Python", "a.v1.tar.gz", []file{{"setup.py", "import os\n", 0o755}}, "python"},
@@ -172,6 +178,31 @@ func TestInstallerWithAUser(t *testing.T) {
 	if out, err := w.order("a.v1.tar.gz"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+// TestUsersStay: an app's user is its own, also if a newer version finds it there
+// already, and others come and go.
+func TestUsersStay(t *testing.T) {
+	w := newWorld(t)
+	user := func(name string, id int) file {
+		return script(fmt.Sprintf("busybox grep -q ^%s: /etc/passwd || echo %s:x:%d:%d::/:/bin/sh >> /etc/passwd", name, name, id, id))
+	}
+	for _, version := range []string{"1", "2"} {
+		w.tarball("a.v"+version+".tar.gz", user("anna", 700), supervised("command=true\nuser=anna"))
+	}
+	w.tarball("b.v1.tar.gz", user("bert", 701), supervised("command=true\nuser=bert"))
+	w.tarball("look.v1.tar.gz", script("cat /etc/passwd"))
+	for _, items := range []string{"a.v1.tar.gz", "b.v1.tar.gz", "a.v2.tar.gz", "uninstall b"} {
+		if out, err := w.order(items); err != nil {
+			o, _ := exec.Command("sh", "-c", "cd "+w.path("data/apps")+"; find . -name passwd | while read f; do echo $f; cat $f; done").CombinedOutput()
+			t.Fatalf("%s: %v\n%s\n%s", items, err, out, o)
+		}
+	}
+	w.write("base/etc/passwd", w.read("base/etc/passwd")+"newer:x:5:5::/:/bin/sh\n")
+	if out, err := w.order("look.v1.tar.gz"); err != nil || !strings.Contains(out, "anna:x:700:") || strings.Contains(out, "bert") || !strings.Contains(out, "newer:x:5:") {
+		t.Errorf("users are %q, %v", out, err)
+	}
+	w.clean()
 }
 
 // TestRebootsOnce: a one-off that reboots is told exactly once, and runs once.
@@ -355,14 +386,24 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestBaked: the apps that came with the firmware are ordered until they are installed.
+// TestBaked: the apps that came with the firmware are ordered one by one, until each is
+// installed, or has failed.
 func TestBaked(t *testing.T) {
 	w := newWorld(t)
 	w.do(os.MkdirAll(w.path("base"+Baked), 0o755))
-	w.do(os.Rename(w.program("one", "1"), w.path("base"+Baked+"/one.v1.tar.gz")))
-	w.tarball("bad.v1.tar.gz", script("exit 1"))
-	w.do(os.Rename(w.path("run/bad.v1.tar.gz"), w.path("base"+Baked+"/bad.v1.tar.gz")))
-	run := func(o Order) error {
+	bake := func(file string) { w.do(os.Rename(file, w.path("base"+Baked+"/"+filepath.Base(file)))) }
+	bake(w.program("one", "1"))
+	bake(w.tarball("bad.v1.tar.gz", script("exit 1")))
+	next := func(want string) *Order {
+		t.Helper()
+		o, err := w.NextBaked(t.Context())
+		w.do(err)
+		if got := fmt.Sprint(o != nil && o.Item.Name == want, o == nil); got != fmt.Sprint(want != "", want == "") {
+			t.Errorf("the next is %+v, want %q", o, want)
+		}
+		return o
+	}
+	run := func(o *Order) error {
 		_, err := w.Install(t.Context(), command.Job{ID: o.ID + "-0", Items: []command.Item{o.Item}, Fetch: func(_ context.Context, item command.Item) (string, error) {
 			file, ok := w.BakedFile(o.ID, item)
 			if !ok {
@@ -372,28 +413,122 @@ func TestBaked(t *testing.T) {
 		}})
 		return err
 	}
-	orders, err := w.Open()
-	if err != nil || len(orders) != 2 {
-		t.Fatalf("%v, %v", orders, err)
+	w.trial = true
+	if err := run(next("bad.v1.tar.gz")); !command.IsLater(err) {
+		t.Errorf("on trial: %v", err)
 	}
-	if err := run(orders[0]); err == nil {
+	w.trial = false
+	if err := run(next("bad.v1.tar.gz")); err == nil {
 		t.Error("the bad one is installed")
 	}
-	w.do(run(orders[1]))
+	w.do(run(next("one.v1.tar.gz")))
 	w.want("one 1")
-	if orders, _ = w.Open(); len(orders) != 1 || orders[0].Item.Name != "bad.v1.tar.gz" {
-		t.Errorf("at the next boot: %v", orders)
-	}
+	next("")
 	if _, err := w.order("uninstall one"); err != nil {
 		t.Fatal(err)
 	}
-	if orders, _ = w.Open(); len(orders) != 1 {
-		t.Errorf("after it was removed: %v", orders)
+	next("") // after it was removed
+	bake(w.program("one", "2"))
+	w.do(run(next("one.v2.tar.gz"))) // a newer firmware
+	// One that is there already, by hand, before the firmware with it comes.
+	w.program("two", "2")
+	if _, err := w.order("two.v2.tar.gz"); err != nil {
+		t.Fatal(err)
 	}
-	w.do(os.Rename(w.program("one", "2"), w.path("base"+Baked+"/one.v2.tar.gz")))
-	if orders, _ = w.Open(); len(orders) != 2 {
-		t.Errorf("with a newer firmware: %v", orders)
+	bake(w.program("two", "2"))
+	bake(w.program("two", "1"))
+	next("")
+	if _, err := w.order("uninstall two"); err != nil {
+		t.Fatal(err)
 	}
+	next("")
+	w.want("one 2")
+}
+
+// TestGivesUp: an installer that takes the gateway down is not run for ever.
+func TestGivesUp(t *testing.T) {
+	w := newWorld(t)
+	w.program("one", "1")
+	job := func(starts int) error {
+		_, err := w.Install(t.Context(), command.Job{ID: "x", Again: true, Starts: starts, Items: []command.Item{{Name: "one.v1.tar.gz"}},
+			Fetch: func(context.Context, command.Item) (string, error) { return w.path("run/one.v1.tar.gz"), nil }})
+		return err
+	}
+	if err := job(maxStarts + 1); err == nil || command.IsLater(err) || !strings.Contains(err.Error(), "went down in the middle of it") {
+		t.Errorf("error %v", err)
+	}
+	w.want()
+	w.do(job(maxStarts))
+	w.want("one 1")
+	w.do(job(maxStarts + 1)) // it is done
+}
+
+// TestInterruptedSequel: what is to follow a commit is done by the next engine.
+func TestInterruptedSequel(t *testing.T) {
+	w := newWorld(t)
+	store := w.store()
+	tx, err := store.Begin()
+	w.do(err)
+	follow, err := sequel{
+		Settings: []gateway.Change{{File: gateway.EngineFile, Section: "engine", Key: "update_interval", Value: "60"}},
+		Wish:     sandbox.Wish{Restart: []string{"other"}},
+	}.encode()
+	w.do(err)
+	w.running = []string{"other"}
+	tx.Done(generation.Done{ID: "x", Follow: follow, Boot: bootID()})
+	w.do(tx.Commit())
+	for range 2 {
+		w.do(w.Start(t.Context()))
+	}
+	if !strings.Contains(w.read("data/gwe/Engine.config"), "update_interval = 60") || len(w.calls) != 2 || w.switched != 3 {
+		t.Errorf("Engine.config %q, PID 1 asked for %q, told %d times", w.read("data/gwe/Engine.config"), w.calls, w.switched)
+	}
+}
+
+// TestFull: what frees room works on a full /data, and what is rolled back to is not
+// given up for it.
+func TestFull(t *testing.T) {
+	w := newWorld(t)
+	w.small(20 << 20)
+	w.program("one", "1", file{"filler", strings.Repeat("x", 2<<20), 0o644})
+	w.program("one", "2")
+	w.program("two", "1")
+	for _, name := range []string{"one.v1.tar.gz", "one.v2.tar.gz", "two.v1.tar.gz"} {
+		if _, err := w.order(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var st unix.Statfs_t
+	w.do(unix.Statfs(w.path("data"), &st))
+	w.write("data/shared/filler", strings.Repeat("x", int(st.Bavail)*int(st.Bsize)-(64<<10)))
+	if _, err := w.order("two.v1.tar.gz"); err == nil {
+		t.Error("it installs on a full disk")
+	}
+	if _, err := w.order("rollback one"); err != nil {
+		t.Error(err)
+	}
+	w.want("one 1", "two 1")
+	if _, err := w.order("uninstall two"); err != nil {
+		t.Error(err)
+	}
+	w.want("one 1")
+}
+
+// TestClashingRollback: a rollback that brings back a program of a name that another
+// has by now is refused.
+func TestClashingRollback(t *testing.T) {
+	w := newWorld(t)
+	w.tarball("a.v1.tar.gz", script("mkdir -p /etc/supervisor/conf.d; printf '[program:b]\ncommand=true\n' > /etc/supervisor/conf.d/own.conf"))
+	w.program("b", "1")
+	for _, items := range []string{"a.v1.tar.gz", "uninstall a", "b.v1.tar.gz"} {
+		if _, err := w.order(items); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.order("rollback a"); err == nil || !strings.Contains(err.Error(), "program:b") {
+		t.Errorf("error %v", err)
+	}
+	w.want("b 1")
 }
 
 // TestInApp: inside of a view nothing can be installed.

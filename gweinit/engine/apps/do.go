@@ -2,6 +2,7 @@ package apps
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,7 +36,7 @@ type change struct {
 
 // task is changes that are all made, or none.
 type task struct {
-	id      string // "": by hand
+	id      string
 	changes []change
 	handled []string
 	show    io.Writer // gets the output as it comes; nil: nobody looks on
@@ -56,6 +57,7 @@ type run struct {
 	wishes   []sandbox.Wish
 	settings []gateway.Change
 	pending  []string // folders of the layers made so far
+	told     []string // warnings, each once
 }
 
 // do does a task. After an error nothing is changed.
@@ -74,57 +76,84 @@ func (i *Installer) do(ctx context.Context, t task) (result, error) {
 	}
 	defer unlock()
 	current, err := store.Current()
-	if err != nil && i.Log != nil {
-		i.Log("read which apps are installed: %v", err)
+	if errors.Is(err, generation.ErrUnknown) {
+		return result{}, command.Later(err)
 	}
-	if done, ok := current.Job(t.id); ok && t.id != "" {
+	if err != nil {
+		i.log("read which apps are installed: %v", err)
+	}
+	if done, ok := current.Job(t.id); ok {
 		// It may have been cut off after the commit.
-		err := i.Host.SwitchGeneration(ctx)
-		if err != nil && i.Log != nil {
-			i.Log("%v", err)
-		}
+		i.follow(context.WithoutCancel(ctx), done, i.log)
 		return result{output: done.Output, reboot: done.Reboot && done.Boot == bootID()}, nil
 	}
 	if err := i.noTrial(ctx); err != nil {
 		return result{}, err
 	}
 	r := &run{Installer: i, task: t, out: &tail{also: t.show}}
-	contents, err := r.inspect(ctx)
+	done, err := r.commit(ctx, store)
 	if err != nil {
 		return result{output: r.out.text()}, err
 	}
-	if err := store.MakeRoom(room(contents)); err != nil {
-		return result{}, err
+	i.follow(context.WithoutCancel(ctx), done, func(format string, args ...any) { fmt.Fprintf(r.out, "gwe: "+format+"\n", args...) })
+	return result{output: r.out.text(), reboot: done.Reboot}, nil
+}
+
+// commit makes the changes, all or none.
+func (r *run) commit(ctx context.Context, store *generation.Store) (done generation.Done, err error) {
+	contents, err := r.inspect(ctx)
+	if err != nil {
+		return done, err
 	}
-	if r.tx, err = store.Begin(); err != nil {
-		return result{}, err
-	}
-	for n, c := range t.changes {
-		if err := r.change(ctx, c, contents[n]); err != nil {
-			r.tx.Abort()
-			if len(t.changes) > 1 {
-				err = fmt.Errorf("%s: %w", c.app, err)
+	if bytes, entries := room(contents); entries > 0 {
+		// Nothing is given up to which this very command goes back.
+		var keep []string
+		for _, c := range r.changes {
+			if c.do == command.Rollback {
+				keep = append(keep, c.app)
 			}
-			return result{output: r.out.text()}, err
+		}
+		if err := store.MakeRoom(bytes, entries, keep...); err != nil {
+			return done, err
 		}
 	}
+	if r.tx, err = store.Begin(); err != nil {
+		return done, err
+	}
+	defer r.tx.Abort()
+	before := r.wrong(r.tx.Generation())
+	for n, c := range r.changes {
+		if err := r.change(ctx, c, contents[n]); err != nil {
+			if len(r.changes) > 1 {
+				err = fmt.Errorf("%s: %w", c.app, err)
+			}
+			return done, err
+		}
+	}
+	if err := r.checkConfigs(before); err != nil {
+		return done, err
+	}
 	if err := ctx.Err(); err != nil {
-		r.tx.Abort()
-		return result{}, err
+		return done, err
 	}
 	wish := all(r.wishes)
-	reboot := wish.Reboot || wish.Poweroff // a gateway that is off cannot be reached
-	if t.id != "" {
-		r.tx.Done(generation.Done{ID: t.id, Output: r.out.text(), Reboot: reboot, Boot: bootID()})
+	done = generation.Done{ID: r.id, Output: r.out.text(), Reboot: wish.Reboot || wish.Poweroff, Boot: bootID()} // a gateway that is off cannot be reached
+	if done.Follow, err = (sequel{r.settings, wish, r.apps()}).encode(); err != nil {
+		return done, err
 	}
-	for _, file := range t.handled {
+	r.tx.Done(done)
+	for _, file := range r.handled {
 		r.tx.Handled(file)
 	}
-	if err := r.tx.Commit(); err != nil {
-		return result{output: r.out.text()}, err
+	return done, r.tx.Commit()
+}
+
+// apps are those that are changed.
+func (r *run) apps() (names []string) {
+	for _, c := range r.changes {
+		names = append(names, c.app)
 	}
-	r.follow(context.WithoutCancel(ctx), wish)
-	return result{output: r.out.text(), reboot: reboot}, nil
+	return names
 }
 
 // noTrial says whether apps may be changed: not while the firmware is on trial, since
@@ -168,15 +197,15 @@ func (r *run) inspect(ctx context.Context) ([]cga.Contents, error) {
 	return contents, nil
 }
 
-// room is what installs need: an installer mostly copies what was unpacked, and that
-// is gone before the next one.
-func room(contents []cga.Contents) (bytes int64) {
-	var most int64
+// room is what installs need, in bytes and files: an installer mostly copies what was
+// unpacked, and that is gone before the next one.
+func room(contents []cga.Contents) (bytes, entries int64) {
+	var mostBytes, mostEntries int64
 	for _, c := range contents {
-		bytes += c.Bytes
-		most = max(most, c.Bytes)
+		bytes, entries = bytes+c.Bytes, entries+int64(c.Entries)
+		mostBytes, mostEntries = max(mostBytes, c.Bytes), max(mostEntries, int64(c.Entries))
 	}
-	return bytes + most + spare
+	return bytes + mostBytes + spare, entries + mostEntries
 }
 
 // change makes one of the changes.
@@ -197,7 +226,14 @@ func (r *run) change(ctx context.Context, c change, contents cga.Contents) error
 	if err := r.unpack(ctx, c.file, l.Scratch()); err != nil {
 		return err
 	}
-	if err := r.install(ctx, c, contents, l); err != nil {
+	seen, others, err := r.accounts(c.app, l.Dir)
+	if err != nil {
+		return err
+	}
+	if err := r.install(ctx, c, contents, l, seen); err != nil {
+		return err
+	}
+	if err := layer.Inherit(l.Dir, r.base(), others, seen); err != nil {
 		return err
 	}
 	if err := layer.Check(l.Dir, r.base()); err != nil {
@@ -213,18 +249,41 @@ func (r *run) change(ctx context.Context, c change, contents cga.Contents) error
 	}
 	if app.Program || !empty {
 		app.Layer = l.Number
-		if err := layer.Describe(l.Dir, r.base(), r.Version); err != nil {
+		if err := layer.Describe(l.Dir, r.base(), r.Version, others); err != nil {
 			return err
 		}
 	}
-	if err := r.tx.Install(app); err != nil {
+	if err := errors.Join(os.RemoveAll(filepath.Join(l.Dir, accountsFolder)), r.tx.Install(app)); err != nil {
 		return err
 	}
 	r.pending = append(r.pending, l.Dir)
-	if app.Program {
-		return r.checkConfig(app, l.Dir)
-	}
 	return nil
+}
+
+// accountsFolder is in the folder of a layer, as long as its installer needs it.
+const accountsFolder = "accounts"
+
+// accounts makes the users and groups that an app's installer finds: those of the
+// firmware, of the other apps, and of the app's own version before, so that an ID stays
+// the same. Others are without the last. "" for those of the firmware alone.
+func (r *run) accounts(app, dir string) (seen, others string, err error) {
+	var dirs []string
+	for _, number := range r.tx.Below(app) {
+		dirs = append(dirs, r.layerFolder(number, ""))
+	}
+	merge := func(name string) string {
+		to := filepath.Join(dir, accountsFolder, name)
+		needed, mergeErr := layer.Accounts(r.base(), dirs, to)
+		if err = errors.Join(err, mergeErr); !needed {
+			return ""
+		}
+		return to
+	}
+	others = merge("others")
+	if before, ok := r.tx.Generation().App(app); ok && before.Layer > 0 {
+		dirs = append(dirs, r.layerFolder(before.Layer, ""))
+	}
+	return merge("seen"), others, err
 }
 
 func (r *run) unpack(ctx context.Context, file, to string) error {
@@ -242,10 +301,14 @@ func (r *run) unpack(ctx context.Context, file, to string) error {
 	return nil
 }
 
-// install runs the installer on the layer.
-func (r *run) install(ctx context.Context, c change, contents cga.Contents, l generation.Layer) error {
+// install runs the installer on the layer, with these accounts.
+func (r *run) install(ctx context.Context, c change, contents cga.Contents, l generation.Layer, accounts string) error {
+	lower := r.lower(c.app)
+	if accounts != "" {
+		lower = append(lower, accounts)
+	}
 	i := sandbox.Installer{
-		Gateway: r.Root, Layer: l.Dir, Lower: r.lower(c.app), Pending: r.pending,
+		Gateway: r.Root, Layer: l.Dir, Lower: lower, Pending: r.pending,
 		Tarball: l.Scratch(), Dir: contents.Dir, Argv: []string{"./" + contents.Entry},
 		Limit: r.Limit, Spare: spare, Output: r.out, PID1: r.Host.Control(),
 	}
@@ -320,24 +383,44 @@ func (r *run) configure(app string, text []byte, root string) (bool, error) {
 	}), err
 }
 
-// checkConfig says what is wrong with the configuration of an app among the others.
-func (r *run) checkConfig(app generation.App, dir string) error {
+// checkConfigs says what is wrong with the configurations of the programs that was not
+// before.
+func (r *run) checkConfigs(before map[string]bool) error {
+	var wrong []error
+	for text := range r.wrong(r.tx.Generation()) {
+		if !before[text] {
+			wrong = append(wrong, errors.New(text))
+		}
+	}
+	slices.SortFunc(wrong, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(wrong...)
+}
+
+// wrong are the errors in the configurations of all apps of a generation. What is only
+// odd is told, of those that are changed.
+func (r *run) wrong(g generation.Generation) map[string]bool {
+	texts := map[string]bool{}
+	accounts, err := os.MkdirTemp(r.path("run"), "accounts-")
+	if err != nil {
+		return map[string]bool{err.Error(): true}
+	}
+	defer os.RemoveAll(accounts)
 	var dirs []string
 	var apps []conf.App
-	accounts := filepath.Join(dir, "accounts")
-	defer os.RemoveAll(accounts)
-	for _, a := range r.tx.Generation().Apps {
+	for _, a := range g.Apps {
 		if a.Layer > 0 {
 			dirs = append(dirs, r.layerFolder(a.Layer, ""))
 		}
 		if a.Program {
-			apps = append(apps, conf.App{Name: a.Name, Folder: r.layerFolder(a.Layer, layer.Root), Root: view.ProgramRoot(r.Root, a.Name), Accounts: accounts,
-				Log: func(path string) string { return view.LogFile(r.Root, path) }})
+			apps = append(apps, conf.App{
+				Name: a.Name, Folder: r.layerFolder(a.Layer, layer.Root), Root: view.ProgramRoot(r.Root, a.Name), Accounts: accounts,
+				Log: func(path string) string { return view.LogFile(r.Root, path) },
+			})
 		}
 	}
 	needed, err := layer.Accounts(r.base(), dirs, accounts)
 	if err != nil {
-		return err
+		texts[err.Error()] = true
 	}
 	if !needed {
 		for n := range apps {
@@ -345,21 +428,30 @@ func (r *run) checkConfig(app generation.App, dir string) error {
 		}
 	}
 	config, err := conf.Load(filepath.Join(r.base(), "etc/supervisor/supervisord.conf"), conf.Options{Environ: os.Environ(), Apps: apps})
-	of := r.layerFolder(app.Layer, layer.Root) + "/"
+	// Of is an app by the file of a message, and the message as the app's maker
+	// knows the file.
+	of := func(text string) (app, rest string) {
+		for _, a := range apps {
+			if rest, ok := strings.CutPrefix(text, a.Folder+"/"); ok {
+				return a.Name, a.Name + ": " + rest
+			}
+		}
+		return "", text
+	}
 	for _, w := range config.Warnings {
-		if strings.HasPrefix(w, of) {
-			fmt.Fprintf(r.out, "%s\n", strings.TrimPrefix(w, of))
+		if app, text := of(w); slices.Contains(r.apps(), app) && !slices.Contains(r.told, text) {
+			r.told = append(r.told, text)
+			fmt.Fprintln(r.out, text)
 		}
 	}
 	var list conf.Errors
 	errors.As(err, &list)
-	var wrong []error
 	for _, e := range list {
-		if strings.HasPrefix(e.File, of) {
-			wrong = append(wrong, errors.New(strings.TrimPrefix(e.Error(), of)))
+		if app, text := of(e.Error()); app != "" {
+			texts[text] = true
 		}
 	}
-	return errors.Join(wrong...)
+	return texts
 }
 
 // all is what all installers have asked for.
@@ -376,27 +468,66 @@ func all(wishes []sandbox.Wish) (sum sandbox.Wish) {
 	return sum
 }
 
-// follow does what comes after the commit. What fails here is told, and the next boot
-// makes up for it.
-func (r *run) follow(ctx context.Context, wish sandbox.Wish) {
+// sequel is what comes after the commit. It is in the generation until it is done, so
+// that a power cut in between loses nothing of it.
+type sequel struct {
+	Settings []gateway.Change `json:"settings,omitempty"`
+	Wish     sandbox.Wish     `json:"wish"`
+	Apps     []string         `json:"apps"` // that were changed
+}
+
+// maxSequel is its longest text, in bytes: the generation's file has a limit.
+const maxSequel = 32 << 10
+
+// encode returns its text, "" if there is nothing to do.
+func (s sequel) encode() (string, error) {
+	if len(s.Settings) == 0 && len(s.Wish.Restart) == 0 && len(s.Wish.Signals) == 0 && !s.Wish.All {
+		return "", nil
+	}
+	text, err := json.Marshal(s)
+	if err == nil && len(text) > maxSequel {
+		err = fmt.Errorf("the installers want more than this can note: %d settings to be changed, %d programs restarted, %d signals sent", len(s.Settings), len(s.Wish.Restart), len(s.Wish.Signals))
+	}
+	return string(text), err
+}
+
+// follow does what comes after the commit. What fails is told; programs that were not
+// restarted are so by the next boot.
+func (i *Installer) follow(ctx context.Context, done generation.Done, tell func(format string, args ...any)) {
 	problem := func(err error) {
 		if err != nil {
-			fmt.Fprintf(r.out, "gwe: %v\n", err)
+			tell("%v", err)
 		}
 	}
-	if len(r.settings) > 0 {
-		problem(gateway.Files{Dir: r.path(gateway.Dir)}.Set(r.settings...))
-		problem(r.Host.KeepIdentity(ctx, ""))
+	var s sequel
+	if done.Follow != "" {
+		problem(json.Unmarshal([]byte(done.Follow), &s))
 	}
-	problem(r.Host.SwitchGeneration(ctx))
-	if wish.Reboot || wish.Poweroff {
-		return // that starts all programs
+	if len(s.Settings) > 0 {
+		if err := (gateway.Files{Dir: i.path(gateway.Dir)}).Set(s.Settings...); err != nil {
+			problem(err)
+			return // it is tried again when the engine starts
+		}
+		problem(i.Host.KeepIdentity(ctx, ""))
 	}
-	problem(r.restart(ctx, wish))
-	for _, s := range wish.Signals {
-		_, err := r.Host.Call(ctx, "supervisor.signalProcess", s.Process, s.Name)
-		problem(err)
+	problem(i.Host.SwitchGeneration(ctx))
+	if done.Follow == "" {
+		return
 	}
+	if done.Boot == bootID() && !done.Reboot { // a boot has started all programs
+		problem(i.restart(ctx, s))
+		for _, signal := range s.Wish.Signals {
+			_, err := i.Host.Call(ctx, "supervisor.signalProcess", signal.Process, signal.Name)
+			problem(err)
+		}
+	}
+	tx, err := i.store().Begin()
+	if err == nil {
+		done.Follow = ""
+		tx.Done(done)
+		err = tx.Commit()
+	}
+	problem(err)
 }
 
 // own are Gateway Engine's programs, which no installer stops.
@@ -404,8 +535,12 @@ var own = []string{"gwe", "gmq"}
 
 // restart restarts what installers have started or stopped, but for what they have
 // just brought.
-func (r *run) restart(ctx context.Context, wish sandbox.Wish) error {
-	answer, err := r.Host.Call(ctx, "supervisor.getAllProcessInfo")
+func (i *Installer) restart(ctx context.Context, s sequel) error {
+	wish := s.Wish
+	if len(wish.Restart) == 0 && !wish.All {
+		return nil
+	}
+	answer, err := i.Host.Call(ctx, "supervisor.getAllProcessInfo")
 	if err != nil {
 		return err
 	}
@@ -421,15 +556,15 @@ func (r *run) restart(ctx context.Context, wish sandbox.Wish) error {
 		}
 		asked := slices.ContainsFunc(wish.Restart, func(w string) bool { return w == full || w == group+":*" || w == group })
 		up := p["statename"] == "RUNNING" || p["statename"] == "STARTING" || p["statename"] == "BACKOFF"
-		fresh := slices.ContainsFunc(r.changes, func(c change) bool { return c.app == group })
+		fresh := slices.Contains(s.Apps, group)
 		if slices.Contains(own, group) || fresh || !asked && !(wish.All && up) {
 			continue
 		}
 		if up {
-			_, err := r.Host.Call(ctx, "supervisor.stopProcess", full, true)
+			_, err := i.Host.Call(ctx, "supervisor.stopProcess", full, true)
 			errs = append(errs, err)
 		}
-		_, err := r.Host.Call(ctx, "supervisor.startProcess", full, false)
+		_, err := i.Host.Call(ctx, "supervisor.startProcess", full, false)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

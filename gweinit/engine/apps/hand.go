@@ -2,6 +2,7 @@ package apps
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,7 +17,7 @@ import (
 // InstallFiles installs tarballs for somebody who looks on at out, all or none. If an
 // installer wants a reboot, that is the last step.
 func (i *Installer) InstallFiles(ctx context.Context, files []string, out io.Writer) error {
-	t := task{show: out}
+	t := task{id: handID(), show: out}
 	for _, file := range files {
 		name, err := cga.ParseName(filepath.Base(file))
 		if err != nil {
@@ -29,12 +30,19 @@ func (i *Installer) InstallFiles(ctx context.Context, files []string, out io.Wri
 
 // Uninstall removes apps, all or none.
 func (i *Installer) Uninstall(ctx context.Context, names []string, out io.Writer) error {
-	return i.byHand(ctx, task{show: out, changes: about(command.Uninstall, names)}, "uninstalled", out)
+	return i.byHand(ctx, task{id: handID(), show: out, changes: about(command.Uninstall, names)}, "uninstalled", out)
 }
 
 // Rollback changes apps for the version before, all or none.
 func (i *Installer) Rollback(ctx context.Context, names []string, out io.Writer) error {
-	return i.byHand(ctx, task{show: out, changes: about(command.Rollback, names)}, "rolled back", out)
+	return i.byHand(ctx, task{id: handID(), show: out, changes: about(command.Rollback, names)}, "rolled back", out)
+}
+
+// handID is the ID of a task that nobody else has ordered.
+func handID() string {
+	id := make([]byte, 8)
+	rand.Read(id)
+	return fmt.Sprintf("hand-%x", id)
 }
 
 func about(do string, names []string) (changes []change) {
@@ -66,7 +74,7 @@ func (i *Installer) byHand(ctx context.Context, t task, done string, out io.Writ
 	}
 	if result.reboot {
 		fmt.Fprintln(out, "the gateway reboots, as an installer has asked for")
-		return i.Host.Reboot(ctx)
+		return i.Host.Reboot(context.WithoutCancel(ctx))
 	}
 	return nil
 }

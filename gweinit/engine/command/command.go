@@ -150,8 +150,6 @@ func parseItem(do string, text json.RawMessage) (Item, error) {
 // check says whether the item can be one: its name becomes that of a file.
 func (i Item) check() error {
 	switch {
-	case i.Do != Install && i.Do != Uninstall && i.Do != Rollback:
-		return fmt.Errorf("unknown command %.60q", i.Do)
 	case i.Name == "":
 		return errors.New("it has no name")
 	case len(i.Name) > maxName:
@@ -176,6 +174,9 @@ type Job struct {
 	// the power went, or it returned what is worth another try. It may have
 	// done all of its work, and must not do that twice.
 	Again bool
+	// Starts is how often the work on this was begun, with this time, and not ended
+	// by an answer: what takes the gateway down must not do so for ever.
+	Starts int
 	// Fetch downloads an item, and returns the path of the file, which is
 	// removed when the command is done. Its error is to be returned.
 	Fetch func(ctx context.Context, item Item) (path string, err error)
@@ -209,6 +210,9 @@ func Later(err error) error {
 	}
 	return later{err}
 }
+
+// IsLater says whether an error was marked so.
+func IsLater(err error) bool { return errors.As(err, new(later)) }
 
 // timed says whether a time is known. 1970 comes from a server that has none.
 func timed(at time.Time) bool { return at.Unix() > 0 }

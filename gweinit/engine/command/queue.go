@@ -52,6 +52,7 @@ type queued struct {
 	Items   []Item `json:"items"`
 	Done    int    `json:"done,omitempty"`    // items
 	Started bool   `json:"started,omitempty"` // Install was called for the next items
+	Starts  int    `json:"starts,omitempty"`  // how often, without an answer
 	Tries   int    `json:"tries,omitempty"`
 	Output  string `json:"output,omitempty"` // of the items that are done
 	Error   string `json:"error,omitempty"`  // of the last try
@@ -131,7 +132,7 @@ func (s state) check() error {
 		if err := (Item{Name: c.ID}).check(); err != nil { // it becomes that of a folder
 			return fmt.Errorf("a command's ID: %w", err)
 		}
-		if c.Done < 0 || c.Done >= len(c.Items) || c.Tries < 0 {
+		if c.Done < 0 || c.Done >= len(c.Items) || c.Tries < 0 || c.Starts < 0 {
 			return fmt.Errorf("command %.80q has %d of %d items done, in %d tries", c.ID, c.Done, len(c.Items), c.Tries)
 		}
 		for _, item := range c.Items {
@@ -397,8 +398,9 @@ func (q *Queue) Step(ctx context.Context) bool {
 			q.Told(statusLine(c.ID, reason(errors.New(text))))
 		}
 	}
-	if installer != nil && !c.Started {
-		if err := q.save(func(s *state) { s.Queue[0].Started = true }); err != nil {
+	if installer != nil {
+		job.Starts = c.Starts + 1
+		if err := q.save(func(s *state) { s.Queue[0].Started, s.Queue[0].Starts = true, job.Starts }); err != nil {
 			q.Log.Error("begin a command", "id", c.ID, "err", err)
 			q.waiting = time.Now().Add(firstWait)
 			q.mu.Unlock()
@@ -418,7 +420,11 @@ func (q *Queue) Step(ctx context.Context) bool {
 	q.busy = false
 	defer q.mu.Unlock()
 	if ctx.Err() != nil && err != nil {
-		return false // the engine ends; the next one is told that it was begun
+		// The engine ends, in good order; the next one is told that it was begun.
+		if saveErr := q.save(func(s *state) { s.Queue[0].Starts = c.Starts }); saveErr != nil {
+			q.Log.Error("note the end", "id", c.ID, "err", saveErr)
+		}
+		return false
 	}
 	return q.end(c, items, output, err)
 }
@@ -475,6 +481,7 @@ func (q *Queue) end(c queued, items []Item, output string, err error) bool {
 		q.Log.Warn("command has to wait", "id", c.ID, "err", err, "until", q.waiting.UTC().Format(time.RFC3339))
 		if err := q.save(func(s *state) {
 			s.Queue[0].Tries++
+			s.Queue[0].Starts = 0
 			s.Queue[0].Error = reason(again)
 		}); err != nil {
 			q.Log.Error("note a try", "id", c.ID, "err", err)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -392,4 +393,83 @@ func FuzzState(f *testing.F) {
 			t.Errorf("what was written is not read: %v", err)
 		}
 	})
+}
+
+// What takes the gateway down is counted; an engine that ends in good order, and a try
+// that is to be repeated, are not.
+func TestStarts(t *testing.T) {
+	path := queueFile(t)
+	app := &installer{name: "a"}
+	take(t, open(t, path), command("a"), 1)
+	boot := func(install func(ctx context.Context, cancel func()) (string, error)) {
+		t.Helper()
+		q := open(t, path, app)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		app.install = func(ctx context.Context, _ Job) (string, error) { return install(ctx, cancel) }
+		defer func() {
+			if r := recover(); r != nil {
+				if _, ok := r.(powerCut); !ok {
+					panic(r)
+				}
+			}
+		}()
+		q.Step(ctx)
+	}
+	dies := func(context.Context, func()) (string, error) { panic(powerCut{errors.New("power")}) }
+	ends := func(ctx context.Context, cancel func()) (string, error) { cancel(); return "", ctx.Err() }
+	later := func(context.Context, func()) (string, error) { return "", Later(errors.New("not now")) }
+	for _, install := range []func(context.Context, func()) (string, error){dies, dies, ends, dies, later, dies, ends} {
+		boot(install)
+	}
+	var starts []int
+	for _, job := range app.jobs {
+		starts = append(starts, job.Starts)
+	}
+	if want := []int{1, 2, 3, 3, 4, 1, 2}; !slices.Equal(starts, want) {
+		t.Errorf("starts %v, want %v", starts, want)
+	}
+}
+
+// A command that only a newer firmware knows costs none of the others.
+func TestUnknownDo(t *testing.T) {
+	path := queueFile(t)
+	if err := os.WriteFile(path, []byte(`{"queue": [{"id": "1-x", "items": [{"do": "freeze", "name": "app"}]}, {"id": "2-x", "items": [{"name": "app"}]}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	app := &installer{name: "never"}
+	q := open(t, path, app)
+	run(q)
+	if got := texts(q); len(got) != 2 || !strings.Contains(got[0], "nothing that installs such a file: \"freeze app\"") {
+		t.Errorf("outcomes %q", got)
+	}
+}
+
+// A command of the gateway's own is there once, until how it ended was reported.
+func TestOrder(t *testing.T) {
+	app := &installer{name: "app"}
+	q := open(t, queueFile(t), app)
+	for range 2 {
+		if err := q.Order("firmware-app", Item{Name: "app"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(q)
+	if err := q.Order("firmware-app", Item{Name: "app"}); err != nil {
+		t.Fatal(err)
+	}
+	run(q)
+	if len(app.jobs) != 1 || app.jobs[0].ID != "firmware-app-0" {
+		t.Errorf("jobs %+v", app.jobs)
+	}
+	if err := q.Sent("firmware-app"); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Order("firmware-app", Item{Name: "app"}); err != nil {
+		t.Fatal(err)
+	}
+	run(q)
+	if len(app.jobs) != 2 {
+		t.Errorf("after it was reported: %d jobs", len(app.jobs))
+	}
 }

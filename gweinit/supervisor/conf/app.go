@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // App is an application that has a root directory of its own, and in that a
-// configuration of its programs. Nothing in there is about programs of others.
+// configuration of its programs. Nothing in there is about programs of others, and
+// what is wrong in it costs them nothing: its errors have its files.
 type App struct {
 	Name string
 	// Folder has what is the app's own of its root: AppConfigs below it are read.
@@ -18,7 +20,8 @@ type App struct {
 	// Root is the root directory of the programs, and Accounts the folder with the
 	// etc/passwd and etc/group of their users, since Root may not be there yet.
 	Root, Accounts string
-	// Log returns where a log file of the app is for the supervisor, or "".
+	// Log returns where a log file of the app is for the supervisor, or "". Links
+	// that lead there are not followed: the app has made them, for its own root.
 	Log func(path string) string
 	// Revision is of what is in Root: programs of another revision are others.
 	Revision string
@@ -29,8 +32,14 @@ const AppConfigs = "etc/supervisor/conf.d"
 
 const maxAppFiles = 50
 
+// reserved are names of groups and programs that no app has, also where the gateway
+// has none of them: gwe and gmq are Gateway Engine's, which are looked after by their
+// names, and all is what supervisorctl calls all programs.
+var reserved = []string{"gwe", "gmq", "all"}
+
 // app reads the files of one app.
 func (l *loader) app(a *App) {
+	l.of(a)
 	root, err := os.OpenRoot(a.Folder)
 	if err != nil {
 		l.fail(&Error{File: a.Folder, Err: cause(err)})
@@ -72,6 +81,10 @@ func (l *loader) appFile(a *App, root *os.Root, name string) {
 		l.fail(&Error{File: file, Err: fmt.Errorf("the file is left out: %w", err)})
 		return
 	}
+	if l.used.total += len(text); l.used.total > l.most.total {
+		l.fail(&Error{File: file, Err: errors.New("the file is left out: those of the app are too long together")})
+		return
+	}
 	doc, errs := parseINI(file, text)
 	for i, e := range errs {
 		if i == 0 {
@@ -84,14 +97,13 @@ func (l *loader) appFile(a *App, root *os.Root, name string) {
 	}
 	for _, s := range doc.sections {
 		s.app, s.defaults = a, doc.defaults
-		switch kind, _, _ := strings.Cut(s.name, ":"); {
-		case kind != "program" && kind != "group":
+		switch name, ok := s.groupName(); {
+		case !ok:
 			l.warn(file, s.line, s.name, "", "an app has programs and groups only; it is ignored")
+		case slices.Contains(reserved, name):
+			l.fail(&Error{File: file, Line: s.line, Section: s.name, Err: fmt.Errorf("an app can have nothing of the name %s", name)})
 		case l.doc.section(s.name) != nil:
-			other := "the firmware"
-			if by := l.doc.section(s.name).app; by != nil {
-				other = "the app " + by.Name
-			}
+			other := l.doc.section(s.name).owner()
 			l.fail(&Error{File: file, Line: s.line, Section: s.name, Err: fmt.Errorf("%s has one of this name already", other)})
 		default:
 			l.doc.add(s)

@@ -1,9 +1,7 @@
 package conf
 
 import (
-	"cmp"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -39,6 +37,7 @@ func (l *loader) parse(text string) {
 
 // config makes a Config of the document.
 func (l *loader) config(opt Options) *Config {
+	l.of(nil)
 	c := &Config{Supervisord: l.supervisord()}
 	l.names = l.names.withEnv(c.Supervisord.Environment)
 	if l.doc.defaults.broken {
@@ -166,43 +165,29 @@ func (l *loader) socket() *Socket {
 	return socket
 }
 
-// groups reads all programs and groups. A program that is in a group has none
-// of its own.
+// groups reads all programs and groups, the gateway's first: an app cannot take a
+// name from it, nor from an app before it. A program that is in a group has none of
+// its own.
 func (l *loader) groups(opt Options, env map[string]string) []Group {
-	p := &programs{loader: l, opt: opt, env: env}
+	p := &programs{loader: l, opt: opt, env: env, grouped: map[string]bool{}, taken: map[string]*section{}}
 	var groups []Group
-	for _, s := range l.doc.sections {
-		if strings.HasPrefix(s.name, "group:") {
-			if g, ok := p.group(s); ok {
-				groups = append(groups, g)
-			}
+	take := func(a *App) {
+		for _, g := range p.ofOwner(a) {
+			groups = append(groups, g.Group)
 		}
 	}
-	for _, s := range l.doc.sections {
-		if strings.HasPrefix(s.name, "program:") && !p.grouped[s.name] {
-			if g, ok := p.single(s); ok {
-				groups = append(groups, g)
-			}
-		}
+	take(nil)
+	for i := range opt.Apps {
+		take(&opt.Apps[i])
 	}
-	slices.SortStableFunc(groups, func(a, b Group) int {
-		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Name, b.Name))
-	})
-	seen := map[string]bool{}
-	return slices.DeleteFunc(groups, func(g Group) bool {
-		if seen[g.Name] {
-			l.fail(&Error{File: l.file, Err: fmt.Errorf(
-				"two groups or programs have the name %s; only the first by priority is there (Supervisor does this silently)", short(g.Name))})
-		}
-		known := seen[g.Name]
-		seen[g.Name] = true
-		return known
-	})
+	slices.SortStableFunc(groups, Group.compare)
+	return groups
 }
 
 // others warns of the sections that are not read, and of unknown options.
 func (l *loader) others() {
 	for _, s := range l.doc.sections {
+		l.of(s.app)
 		kind, _, named := strings.Cut(s.name, ":")
 		switch {
 		case named && (kind == "program" || kind == "group"):

@@ -18,16 +18,94 @@ const (
 // programs reads the programs of a configuration.
 type programs struct {
 	*loader
-	opt       Options
-	env       map[string]string // of [supervisord]
-	grouped   map[string]bool   // sections of programs that groups name
-	processes int
+	opt     Options
+	env     map[string]string   // of [supervisord]
+	grouped map[string]bool     // sections of programs that groups name
+	taken   map[string]*section // the names of groups
 }
 
 // plan is what the processes of a program have in common.
 type plan struct {
 	Program
 	numProcs, first int
+}
+
+// ownGroup is a group and the section that it is of.
+type ownGroup struct {
+	Group
+	s *section
+}
+
+// ofOwner reads the programs and groups of an app, or with nil of the gateway, after those
+// that come before it. By priority, then name.
+func (p *programs) ofOwner(a *App) []ownGroup {
+	p.of(a)
+	var groups []ownGroup
+	add := func(s *section, g Group, ok bool) {
+		if ok && p.free(s) {
+			groups = append(groups, ownGroup{g, s})
+		}
+	}
+	for _, s := range p.doc.sections {
+		if s.app == a && strings.HasPrefix(s.name, "group:") {
+			g, ok := p.group(s)
+			add(s, g, ok)
+		}
+	}
+	for _, s := range p.doc.sections {
+		if s.app == a && strings.HasPrefix(s.name, "program:") && !p.grouped[s.name] {
+			g, ok := p.single(s)
+			add(s, g, ok)
+		}
+	}
+	slices.SortStableFunc(groups, func(a, b ownGroup) int { return a.compare(b.Group) })
+	seen := map[string]bool{}
+	groups = slices.DeleteFunc(groups, func(g ownGroup) bool {
+		if seen[g.Name] {
+			p.fail(&Error{File: g.s.file, Line: g.s.line, Section: g.s.name, Err: fmt.Errorf(
+				"two groups or programs have the name %s; only the first by priority is there (Supervisor does this silently)", short(g.Name))})
+			return true
+		}
+		seen[g.Name] = true
+		return false
+	})
+	// The name is also that of a section that has an error: it will be good again.
+	for _, s := range p.doc.sections {
+		if name, ok := s.groupName(); ok && s.app == a && !p.grouped[s.name] && p.taken[name] == nil {
+			p.taken[name] = s
+		}
+	}
+	return groups
+}
+
+// groupName returns the name of the group that a section makes, if it is about
+// programs and these are in no other.
+func (s *section) groupName() (string, bool) {
+	kind, name, _ := strings.Cut(s.name, ":")
+	return strip(name), kind == "group" || kind == "program"
+}
+
+// free says whether the name of the group of a section is nobody's who comes before
+// its owner.
+func (p *programs) free(s *section) bool {
+	name, _ := s.groupName()
+	other := p.taken[name]
+	if other != nil {
+		p.fail(&Error{File: s.file, Line: s.line, Section: s.name, Err: fmt.Errorf("%s has a group or program of this name already", other.owner())})
+	}
+	return other == nil
+}
+
+// owner says whose the section is.
+func (s *section) owner() string {
+	if s.app == nil {
+		return "the firmware"
+	}
+	return "the app " + s.app.Name
+}
+
+func (g Group) compare(h Group) int {
+	return cmp.Or(cmp.Compare(g.Priority, h.Priority), cmp.Compare(g.Name, h.Name))
 }
 
 // single reads a program that is in no group: it is its own.
@@ -69,9 +147,6 @@ func (p *programs) group(s *section) (Group, bool) {
 	}
 	if len(names) == 0 && !r.failed {
 		r.warn("programs", "the group has none")
-	}
-	if p.grouped == nil {
-		p.grouped = map[string]bool{}
 	}
 	var list []Program
 	for _, name := range names {
@@ -131,8 +206,8 @@ func (p *programs) read(s *section, group string) (list []Program, ok bool) {
 	r := p.reader(s, name, group)
 	r.know(append(p.settings(r, &Program{}), setting{name: "environment"}))
 	plan := p.plan(r, name, group)
-	if p.processes += plan.numProcs; p.processes > maxProcesses {
-		r.fail("numprocs", fmt.Errorf("more than %d processes in all", maxProcesses))
+	if p.used.processes += plan.numProcs; p.used.processes > p.most.processes {
+		r.fail("numprocs", fmt.Errorf("more than %d processes in all", p.most.processes))
 		return nil, false
 	}
 	if r.failed {
@@ -264,7 +339,7 @@ func (p *programs) process(r *reader, plan plan, number int) Program {
 	r.failed = failed
 	r.names = r.names.withEnv(q.Environment)
 	q.Environment = overlay(p.env, q.Environment)
-	p.total += 32 * len(q.Environment) // each process has its own
+	p.used.total += 32 * len(q.Environment) // each process has its own
 
 	r.apply(p.settings(r, &q))
 	checkProcessName(r, plan)

@@ -17,6 +17,21 @@ const maxTotal = 64 << 20
 // could have one for each line, and they all get into a log.
 const maxMessages = 500
 
+// share is what the sections of one owner, the gateway or an app, can have of
+// something; and what they have needed of it.
+type share struct {
+	errs, warnings int
+	total          int // bytes of expanded values, and of an app's files
+	processes      int
+}
+
+// Each app has a share of its own, so that what is too much in one costs the gateway
+// and the other apps nothing.
+var (
+	gatewayShare = share{errs: maxMessages, warnings: maxMessages, total: maxTotal, processes: maxProcesses}
+	appShare     = share{errs: 50, warnings: 50, total: 1 << 20, processes: 100}
+)
+
 // maxValue is the most of a value that is in an error, in bytes.
 const maxValue = 200
 
@@ -30,7 +45,10 @@ type loader struct {
 	warnings Errors
 	said     map[string]bool // errors and warnings: once is enough
 	accounts map[string]accountsOrError
-	total    int // bytes of expanded values
+
+	most   share // of the owner of what is read now
+	used   *share
+	shares map[*App]*share // what each has used
 }
 
 func newLoader(file string, opt Options) *loader {
@@ -40,7 +58,9 @@ func newLoader(file string, opt Options) *loader {
 		doc:      newDocument(),
 		said:     map[string]bool{},
 		accounts: map[string]accountsOrError{},
+		shares:   map[*App]*share{},
 	}
+	l.of(nil)
 	for _, variable := range opt.Environ {
 		name, value, ok := strings.Cut(variable, "=")
 		if ok && utf8.ValidString(value) {
@@ -54,6 +74,18 @@ func newLoader(file string, opt Options) *loader {
 	return l
 }
 
+// of makes an app, or with nil the gateway, the owner of what is read now.
+func (l *loader) of(a *App) {
+	l.most = gatewayShare
+	if a != nil {
+		l.most = appShare
+	}
+	if l.shares[a] == nil {
+		l.shares[a] = &share{}
+	}
+	l.used = l.shares[a]
+}
+
 func (l *loader) fail(e *Error) {
 	if len(e.Value) > maxValue {
 		e.Value = strings.ToValidUTF8(e.Value[:maxValue], "") + "..."
@@ -62,22 +94,24 @@ func (l *loader) fail(e *Error) {
 	if e.Option == "environment" || strings.Contains(strings.ToLower(e.Option+e.Value), "password") {
 		e.Value = ""
 	}
-	l.errs = l.add(l.errs, e)
+	l.errs = l.add(l.errs, e, &l.used.errs, l.most.errs)
 }
 
 func (l *loader) warn(file string, line int, section, option, text string) {
-	l.warnings = l.add(l.warnings, &Error{File: file, Line: line, Section: section, Option: option, Err: errors.New(text)})
+	e := &Error{File: file, Line: line, Section: section, Option: option, Err: errors.New(text)}
+	l.warnings = l.add(l.warnings, e, &l.used.warnings, l.most.warnings)
 }
 
-// add adds a message that is new to a list.
-func (l *loader) add(list Errors, e *Error) Errors {
+// add adds a message that is new to a list, which has so many of the owner by now.
+func (l *loader) add(list Errors, e *Error, count *int, most int) Errors {
 	text := e.Error()
-	if len(list) > maxMessages || l.said[text] {
+	if *count > most || l.said[text] {
 		return list
 	}
-	if len(list) == maxMessages {
-		e = &Error{File: l.file, Line: math.MaxInt32, Err: errors.New("there is more than is listed")}
+	if *count == most { // of that file, which says whose problem it is
+		e = &Error{File: e.File, Line: math.MaxInt32, Err: errors.New("there is more than is listed")}
 	}
+	*count++
 	l.said[text] = true
 	return append(list, e)
 }
@@ -156,7 +190,7 @@ func (r *reader) expand(o option) (string, error) {
 		// The error would have a part of it.
 		err = errors.New("a % that is not %% or followed by a name that is known")
 	}
-	if r.l.total += len(value); r.l.total > maxTotal {
+	if r.l.used.total += len(value); r.l.used.total > r.l.most.total {
 		return "", errors.New("the values of all programs are too long together")
 	}
 	return value, err

@@ -21,6 +21,7 @@ type file struct {
 	retry    time.Duration // while it fails, the disk is tried at most so often
 	patience time.Duration // with what is no regular file
 	write    func(*os.File, []byte) (int, error)
+	noLinks  bool
 
 	f       *os.File // nil if not open
 	regular bool
@@ -216,9 +217,9 @@ func (f *file) check() error {
 
 // open opens the file, or makes it.
 func (f *file) open() error {
-	file, err := openAppend(f.path)
+	file, err := f.openAppend()
 	for noSpace(err) && f.removeOldest() {
-		file, err = openAppend(f.path)
+		file, err = f.openAppend()
 	}
 	if err != nil {
 		return err
@@ -235,33 +236,33 @@ func (f *file) open() error {
 	f.rotates = f.regular && f.max > 0 && !special(f.path)
 	if f.regular {
 		f.size = info.Size()
-		f.mid = f.size > 0 && endsMid(f.path, f.size)
+		f.mid = f.size > 0 && f.endsMid()
 	}
 	return nil
 }
 
 // openAppend opens a file such that nothing hangs and nothing is taken over, also
 // if it is a FIFO (without a reader: an error) or a terminal.
-func openAppend(path string) (*os.File, error) {
-	const flags = os.O_WRONLY | os.O_APPEND | syscall.O_NONBLOCK | syscall.O_NOCTTY // os adds O_CLOEXEC
-	f, err := os.OpenFile(path, flags, 0)
+func (f *file) openAppend() (*os.File, error) {
+	const flags = os.O_WRONLY | os.O_APPEND | syscall.O_NONBLOCK | syscall.O_NOCTTY // O_CLOEXEC is added
+	file, err := f.openFile(f.path, flags, 0)
 	if !errors.Is(err, os.ErrNotExist) {
-		return f, err
+		return file, err
 	}
-	f, err = os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o644)
+	file, err = f.openFile(f.path, flags|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, os.ErrExist) { // somebody else has just made it, or it is a dangling link
-		return os.OpenFile(path, flags|os.O_CREATE, 0o644)
+		return f.openFile(f.path, flags|os.O_CREATE, 0o644)
 	}
 	if err == nil {
-		f.Chmod(0o644) // whatever the umask; if not, it is logged to all the same
+		file.Chmod(0o644) // whatever the umask; if not, it is logged to all the same
 	}
-	return f, err
+	return file, err
 }
 
+const readFlags = os.O_RDONLY | syscall.O_NONBLOCK | syscall.O_NOCTTY
+
 // openRead opens a file to read it, such that nothing hangs.
-func openRead(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
-}
+func openRead(path string) (*os.File, error) { return os.OpenFile(path, readFlags, 0) }
 
 // special tells whether a name may stand for a regular file that is not ours to
 // rename: /dev/stdout is one if gweinit's stdout is.
@@ -270,15 +271,15 @@ func special(path string) bool {
 	return strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/") || strings.HasPrefix(path, "/proc/")
 }
 
-// endsMid tells whether a file ends within a line.
-func endsMid(path string, size int64) bool {
-	f, err := openRead(path)
+// endsMid tells whether the file ends within a line.
+func (f *file) endsMid() bool {
+	r, err := f.openFile(f.path, readFlags, 0)
 	if err != nil {
 		return false
 	}
-	defer f.Close()
+	defer r.Close()
 	var last [1]byte
-	n, _ := f.ReadAt(last[:], size-1)
+	n, _ := r.ReadAt(last[:], f.size-1)
 	return n == 1 && last[0] != '\n'
 }
 
@@ -296,9 +297,13 @@ func (f *file) close() {
 // clear removes the file, if it is one, and opens it anew.
 func (f *file) clear() error {
 	f.close()
-	info, err := os.Stat(f.path)
+	stat := os.Stat
+	if f.noLinks {
+		stat = f.lstat
+	}
+	info, err := stat(f.path)
 	if err == nil && info.Mode().IsRegular() && !special(f.path) {
-		err = os.Remove(f.path)
+		err = f.remove(f.path)
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

@@ -37,6 +37,10 @@ type Options struct {
 	// called by several goroutines at once. The line is valid during the call.
 	Line func(line []byte)
 
+	// NoLinks follows no symbolic link on the way to the file and those beside it:
+	// others, who could make them, see another root directory than we do. Linux 5.6.
+	NoLinks bool
+
 	StripANSI bool // removes escape sequences from what programs write
 
 	// Problem, if set, is told once when the file cannot be written, and not
@@ -97,6 +101,7 @@ func New(o Options) *Log {
 	l.file = file{
 		path: o.Path, max: o.MaxBytes, keep: o.Backups,
 		retry: time.Second, patience: l.stall, write: (*os.File).Write,
+		noLinks: o.NoLinks,
 	}
 	return l
 }

@@ -110,9 +110,10 @@ func eventually(t testing.TB, what string, ok func() bool) {
 }
 
 func TestRotation(t *testing.T) {
-	for _, backups := range []int{0, 1, 3, 1000} {
-		t.Run(strconv.Itoa(backups), func(t *testing.T) {
-			o := Options{Path: filepath.Join(t.TempDir(), "log"), MaxBytes: 10000, Backups: backups}
+	for i, backups := range []int{0, 1, 3, 1000, 0, 1, 3, 1000} {
+		noLinks := i >= 4
+		t.Run(fmt.Sprint(backups, noLinks), func(t *testing.T) {
+			o := Options{Path: filepath.Join(t.TempDir(), "log"), MaxBytes: 10000, Backups: backups, NoLinks: noLinks}
 			l := New(o)
 			defer l.Close()
 			const last = 200000

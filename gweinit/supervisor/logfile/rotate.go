@@ -67,7 +67,7 @@ func (f *file) rotate() error {
 
 // reader opens the file to read it.
 func (f *file) reader() *os.File {
-	r, err := openRead(f.path)
+	r, err := f.openFile(f.path, readFlags, 0)
 	if err != nil {
 		return nil
 	}
@@ -112,11 +112,11 @@ func (f *file) move(from io.ReaderAt, start, length int64) error {
 // up, but no others: so nothing is lost if it fails half-way and is done again.
 func (f *file) shift() error {
 	if f.keep < 1 {
-		return removeAny(f.path)
+		return f.removeAny()
 	}
 	last := f.keep
 	for i := 1; i <= f.keep; i++ {
-		info, err := os.Lstat(f.name(i))
+		info, err := f.lstat(f.name(i))
 		if errors.Is(err, os.ErrNotExist) {
 			last = i
 			break
@@ -133,7 +133,7 @@ func (f *file) shift() error {
 		return &os.PathError{Op: "replace", Path: f.name(1), Err: syscall.EISDIR}
 	}
 	for i := last; i > 0; i-- {
-		err := os.Rename(f.name(i-1), f.name(i))
+		err := f.rename(f.name(i-1), f.name(i))
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // somebody has moved it away
 			return err
 		}
@@ -165,17 +165,17 @@ func (f *file) removeOldest() bool {
 		return false
 	}
 	for i := f.keep; i > 0; i-- {
-		info, err := os.Lstat(f.name(i))
-		if err == nil && info.Mode().IsRegular() && os.Remove(f.name(i)) == nil {
+		info, err := f.lstat(f.name(i))
+		if err == nil && info.Mode().IsRegular() && f.remove(f.name(i)) == nil {
 			return true
 		}
 	}
 	return false
 }
 
-// removeAny removes a file, if it is there.
-func removeAny(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+// removeAny removes the file, if it is there.
+func (f *file) removeAny() error {
+	if err := f.remove(f.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -55,6 +56,9 @@ type Disk struct {
 	// Broken are calls that do nothing, to see that a test finds that out: "Sync",
 	// "SyncFolder".
 	Broken []string
+	// Now is when what changes is changed; a test sets it. Where files have it from is
+	// Changed.
+	Now int
 
 	root    *node
 	renames []rename // not synced yet
@@ -71,6 +75,7 @@ type content struct {
 	data     string // or the target of a link
 	xattrs   map[string]string
 	children map[string]*node // nil: no folder
+	changed  int
 }
 
 func (c content) clone() content {
@@ -187,10 +192,15 @@ func (n *node) create(path string) error {
 // Dump tells what an image has, a line each: mode, owner, extended attributes,
 // content.
 func (d *Disk) Dump(keep Keep) string {
-	return string(d.root.dump(nil, "", keep))
+	return string(d.root.dump(nil, "", keep, false))
 }
 
-func (n *node) dump(b []byte, path string, keep Keep) []byte {
+// DumpWithTimes tells besides when things were changed.
+func (d *Disk) DumpWithTimes(keep Keep) string {
+	return string(d.root.dump(nil, "", keep, true))
+}
+
+func (n *node) dump(b []byte, path string, keep Keep, times bool) []byte {
 	c := n.left(keep)
 	b = append(append(b, path...), ' ')
 	b = append(b, c.mode.String()...)
@@ -202,9 +212,12 @@ func (n *node) dump(b []byte, path string, keep Keep) []byte {
 	if c.data != "" {
 		b = strconv.AppendQuote(append(b, ' '), c.data)
 	}
+	if times {
+		b = strconv.AppendInt(append(b, " at "...), int64(c.changed), 10)
+	}
 	b = append(b, '\n')
 	for _, name := range slices.Sorted(maps.Keys(c.children)) {
-		b = c.children[name].dump(b, path+"/"+name, keep)
+		b = c.children[name].dump(b, path+"/"+name, keep, times)
 	}
 	return b
 }
@@ -238,6 +251,7 @@ func (d *Disk) find(path string) (n, parent *node, name string) {
 // put makes something new, after the same was made on the disk.
 func (d *Disk) put(path string, c content) {
 	_, parent, name := d.find(path)
+	c.changed, parent.now.changed = d.Now, d.Now
 	last := c.clone()
 	last.data = ""
 	clear(last.children)
@@ -251,9 +265,9 @@ func (d *Disk) syncFolder(n *node) {
 	for done := map[*node]bool{}; n != nil; {
 		done[n] = true
 		n.last.children = maps.Clone(n.now.children)
-		n.last.mode, n.last.uid, n.last.gid, n.last.xattrs = n.now.mode, n.now.uid, n.now.gid, maps.Clone(n.now.xattrs)
+		n.syncAttributes()
 		for _, child := range n.now.children {
-			child.last.mode, child.last.uid, child.last.gid, child.last.xattrs = child.now.mode, child.now.uid, child.now.gid, maps.Clone(child.now.xattrs)
+			child.syncAttributes()
 		}
 		n = nil
 		for _, r := range d.renames {
@@ -266,6 +280,12 @@ func (d *Disk) syncFolder(n *node) {
 			}
 		}
 	}
+}
+
+func (n *node) syncAttributes() {
+	data, children := n.last.data, n.last.children
+	n.last = n.now.clone()
+	n.last.data, n.last.children = data, children
 }
 
 func (n *node) sync() {
@@ -341,6 +361,7 @@ func (d *Disk) Whiteout(path string) error {
 func (d *Disk) SetXattr(path, name, value string) error {
 	d.step("set %s of %s", name, path)
 	n, _, _ := d.find(path)
+	n.now.changed = d.Now
 	if n.now.xattrs == nil {
 		n.now.xattrs = map[string]string{}
 	}
@@ -379,7 +400,7 @@ func (d *Disk) Mkdir(path string, a layer.Attributes) error {
 func (d *Disk) Set(path string, a layer.Attributes) error {
 	d.step("set %s to %v", path, a)
 	n, _, _ := d.find(path)
-	n.now.mode, n.now.uid, n.now.gid = n.now.mode&os.ModeType|a.Mode, a.UID, a.GID
+	n.now.mode, n.now.uid, n.now.gid, n.now.changed = n.now.mode&os.ModeType|a.Mode, a.UID, a.GID, d.Now
 	return layer.OS{}.Set(path, a)
 }
 
@@ -392,6 +413,7 @@ func (d *Disk) Rename(from, to string) error {
 	_, toFolder, toName := d.find(to)
 	delete(fromFolder.now.children, fromName)
 	toFolder.now.children[toName] = n
+	n.now.changed, fromFolder.now.changed, toFolder.now.changed = d.Now, d.Now, d.Now
 	d.renames = append(d.renames, rename{fromFolder, toFolder})
 	return nil
 }
@@ -403,6 +425,7 @@ func (d *Disk) Remove(path string) error {
 	}
 	_, parent, name := d.find(path)
 	delete(parent.now.children, name)
+	parent.now.changed = d.Now
 	return nil
 }
 
@@ -418,9 +441,11 @@ func (d *Disk) RemoveAll(path string) error {
 			return err
 		}
 		delete(n.now.children, name)
+		n.now.changed = d.Now
 	}
 	d.step("remove %s", path)
 	delete(parent.now.children, base)
+	parent.now.changed = d.Now
 	return os.Remove(path)
 }
 
@@ -428,5 +453,14 @@ func (d *Disk) RemoveXattr(path, name string) error {
 	d.step("remove %s of %s", name, path)
 	n, _, _ := d.find(path)
 	delete(n.now.xattrs, name)
+	n.now.changed = d.Now
 	return layer.OS{}.RemoveXattr(path, name)
+}
+
+func (d *Disk) Changed(path string) (time.Time, error) {
+	n, _, _ := d.find(path)
+	if n == nil {
+		return time.Time{}, &os.PathError{Op: "stat", Path: path, Err: os.ErrNotExist}
+	}
+	return time.Unix(int64(n.now.changed), 0), nil
 }
