@@ -8,6 +8,9 @@ import (
 	"github.com/exosite/gwe/gweinit/exosite"
 )
 
+// apart is the time between two outcomes.
+const apart = 1100 * time.Millisecond
+
 // fetch takes the command that a check-in has found. A command is known by when
 // it was written from another with the same text; if the server does not tell,
 // the text has to do.
@@ -93,7 +96,14 @@ func (e *Engine) reportProgress(ctx context.Context) error {
 // reportOutcomes tells how commands ended, each once: one of which it is not
 // known whether it got there is looked for first.
 func (e *Engine) reportOutcomes(ctx context.Context) (refused error) {
-	for _, o := range e.queue.Outcomes() {
+	for n, o := range e.queue.Outcomes() {
+		if n > 0 { // the cloud keeps one value for each second
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(apart):
+			}
+		}
 		e.progress.Store(nil) // it was told before
 		there := false
 		if o.Sending {

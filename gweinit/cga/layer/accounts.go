@@ -86,6 +86,10 @@ func Inherit(dir, base, others, seen string) error {
 
 func inherit(name, dir, base, others, seen string) error {
 	path := filepath.Join(dir, Root, name)
+	// A link in place of the folder would lead out of the layer; Check refuses it.
+	if info, err := lstat(filepath.Dir(path)); err != nil || info != nil && !info.IsDir() {
+		return err
+	}
 	if info, err := lstat(path); err != nil || info != nil {
 		return err
 	}

@@ -247,6 +247,15 @@ func TestInherit(t *testing.T) {
 	if got := dump(t, empty); got != "root/ 755\n" {
 		t.Errorf("got\n%s", got)
 	}
+	link := filepath.Join(tmp, "3")
+	tree(t, link, "root/etc>../../outside")
+	tree(t, tmp, "outside/")
+	if err := Inherit(link, base, others, seen); err != nil {
+		t.Error(err)
+	}
+	if got := dump(t, filepath.Join(tmp, "outside")); got != "" {
+		t.Errorf("outside:\n%s", got)
+	}
 	tree(t, tmp, "bad/etc/passwd/")
 	if err := Inherit(empty, base, others, filepath.Join(tmp, "bad")); err == nil || !strings.Contains(err.Error(), "bad/etc/passwd") {
 		t.Errorf("got %v", err)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -68,7 +69,7 @@ func TestProgramRoots(t *testing.T) {
 		root := filepath.Join(dir, "data/apps", fmt.Sprint(number), "root")
 		write(t, filepath.Join(root, "etc/app.conf"), conf)
 		write(t, filepath.Join(root, "usr/lib/app", fmt.Sprint("only", number)), conf)
-		return Stack{App: "app", Layer: number, Root: root, Lower: []string{filepath.Join(dir, "base"), root}, Upper: Upper{filepath.Join(dir, "data/apps/rw/app")}}
+		return Stack{App: "app", Layer: number, Root: root, Lower: []string{filepath.Join(dir, "base"), root}, Upper: Upper{filepath.Join(dir, "data/apps/rw/1")}}
 	}
 	one, two := layer(1, "of 1"), layer(2, "of 2")
 	in := func(path string) string { return filepath.Join(ProgramRoot(dir, "app"), path) }
@@ -137,7 +138,7 @@ func TestProgramRoots(t *testing.T) {
 // new version brings there.
 func TestOpaque(t *testing.T) {
 	dir := gateway(t)
-	u := Upper{filepath.Join(dir, "data/apps/rw/app")}
+	u := Upper{filepath.Join(dir, "data/apps/rw/1")}
 	write(t, filepath.Join(u.Root(), "usr/lib/old"), "old")
 	if err := unix.Setxattr(filepath.Join(u.Root(), "usr/lib"), opaque, []byte("y"), 0); err != nil {
 		t.Fatal(err)
@@ -166,7 +167,7 @@ func TestReplacedMountPoint(t *testing.T) {
 	if err := os.Symlink("/", filepath.Join(root, "tmp")); err != nil {
 		t.Fatal(err)
 	}
-	err := r.Make(Stack{App: "app", Layer: 1, Root: root, Lower: []string{filepath.Join(dir, "base"), root}, Upper: Upper{filepath.Join(dir, "data/apps/rw/app")}}, true)
+	err := r.Make(Stack{App: "app", Layer: 1, Root: root, Lower: []string{filepath.Join(dir, "base"), root}, Upper: Upper{filepath.Join(dir, "data/apps/rw/1")}}, true)
 	if err == nil || !strings.Contains(err.Error(), "/tmp") {
 		t.Errorf("error %v", err)
 	}
@@ -181,7 +182,7 @@ func TestTooManyLayers(t *testing.T) {
 	for n := range 41 {
 		lower = append(lower, fmt.Sprintf("/data/apps/%d/root", 100000+n))
 	}
-	if _, err := Overlay("", lower, "/data/apps/rw/"+strings.Repeat("x", 100)+"/root", "/data/apps/rw/"+strings.Repeat("x", 100)+"/work"); err != nil {
+	if _, err := Overlay("", lower, "/data/apps/rw/100000/root", "/data/apps/rw/100000/work"); err != nil {
 		t.Errorf("forty: %v", err)
 	}
 	if _, err := Overlay("", slices.Repeat(lower, 10), "/u", "/w"); err == nil {
@@ -196,7 +197,7 @@ func TestTooManyLayers(t *testing.T) {
 // layer: what Settle then makes is as without.
 func TestSettleAfterPowerCuts(t *testing.T) {
 	layers := func(t *testing.T, dir string) (u Upper, one, two string) {
-		u = Upper{filepath.Join(dir, "data/apps/rw/app")}
+		u = Upper{filepath.Join(dir, "data/apps/rw/1")}
 		one, two = filepath.Join(dir, "data/apps/1/root"), filepath.Join(dir, "data/apps/2/root")
 		for _, root := range []string{one, two} {
 			write(t, filepath.Join(root, "etc/a"), root)
@@ -258,4 +259,144 @@ func TestSettleAfterPowerCuts(t *testing.T) {
 		t.Errorf("only %d cuts", cuts)
 	}
 	t.Logf("%d power cuts", cuts)
+}
+
+// cutAt does something, and has the power go before a step of it, unless that many
+// are not needed. It says whether it was done.
+func cutAt(t *testing.T, cut int, do func() error) (done bool) {
+	t.Helper()
+	steps := 0
+	step = func() {
+		if steps++; steps == cut {
+			panic("power")
+		}
+	}
+	defer func() {
+		step = func() {}
+		if r := recover(); r != nil && r != "power" {
+			panic(r)
+		}
+	}()
+	if err := do(); err != nil {
+		t.Error(err)
+	}
+	return true
+}
+
+// TestSettleForAnother: after a power cut in the change to a new layer the next one is
+// back to the old one, as the generation was not switched, or to a third. The power
+// may go in that, too.
+func TestSettleForAnother(t *testing.T) {
+	type files map[string]string
+	cuts := 0
+	try := func(first, second int, back bool) (done1, done2 bool) {
+		dir := gateway(t)
+		defer os.RemoveAll(dir)
+		u := Upper{filepath.Join(dir, "data/apps/rw/1")}
+		root := func(n int) string { return filepath.Join(dir, "data/apps", fmt.Sprint(n), "root") }
+		for n, names := range map[int][]string{1: {"etc/a"}, 2: {"etc/a", "etc/b", "lib/c"}, 3: {"etc/a", "new"}} {
+			for _, name := range names {
+				write(t, filepath.Join(root(n), name), "of the layer")
+			}
+		}
+		want := func(when string, want files) {
+			t.Helper()
+			for file, want := range want {
+				if got := read(filepath.Join(u.Root(), file)); got != want {
+					t.Errorf("cuts in steps %d and %d, %s: %s has %q, want %q", first, second, when, file, got, want)
+				}
+			}
+		}
+		settle := func(n int) {
+			t.Helper()
+			if err := u.Settle(n, root(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settle(1)
+		one := files{"etc/a": "a of 1", "etc/b": "b of 1", "lib/c": "c of 1", "own": "own"}
+		for file, text := range one {
+			write(t, filepath.Join(u.Root(), file), text)
+		}
+		done1 = cutAt(t, first, func() error { return u.Settle(2, root(2)) })
+		cuts++
+		if back {
+			done2 = cutAt(t, second, func() error { return u.Settle(1, root(1)) })
+			settle(1)
+			want("back to 1", one)
+		} else {
+			done2 = cutAt(t, second, func() error { return u.Settle(3, root(3)) })
+			settle(3)
+			want("on to 3", files{"etc/a": "none", "own": "own"})
+			write(t, filepath.Join(u.Root(), "etc/a"), "a of 3")
+			settle(1)
+			want("from 3 to 1", one)
+		}
+		settle(2)
+		want("then to 2", files{"etc/a": "none", "etc/b": "none", "lib/c": "none", "own": "own"})
+		write(t, filepath.Join(u.Root(), "etc/a"), "a of 2")
+		settle(1)
+		want("then to 1", one)
+		settle(2)
+		want("then again to 2", files{"etc/a": "a of 2", "etc/b": "none", "lib/c": "none", "own": "own"})
+		return done1, done2
+	}
+	for _, back := range []bool{true, false} {
+		for first := 1; ; first++ {
+			var done1, done2 bool
+			for second := 1; !done2; second++ {
+				done1, done2 = try(first, second, back)
+			}
+			if done1 {
+				break
+			}
+		}
+	}
+	if cuts < 80 {
+		t.Errorf("only %d cuts", cuts)
+	}
+	t.Logf("%d power cuts", cuts)
+}
+
+// TestRootsAtOnce: an app with much to be put aside does not keep another one waiting.
+func TestRootsAtOnce(t *testing.T) {
+	dir := gateway(t)
+	r := ProgramRoots{Gateway: dir}
+	t.Cleanup(func() { r.Keep(nil) })
+	stack := func(app string, number int) Stack {
+		root := filepath.Join(dir, "data/apps", fmt.Sprint(number), "root")
+		write(t, filepath.Join(root, "usr", app), app)
+		return Stack{App: app, Layer: number, Root: root, Lower: []string{filepath.Join(dir, "base"), root}, Upper: Upper{filepath.Join(dir, "data/apps/rw", fmt.Sprint(number))}}
+	}
+	slow, fast, gone := stack("slow", 1), stack("fast", 2), stack("gone", 3)
+	if err := r.Make(gone, true); err != nil {
+		t.Fatal(err)
+	}
+	begun, goOn := make(chan bool), make(chan bool)
+	var first atomic.Bool
+	step = func() {
+		if first.CompareAndSwap(false, true) {
+			close(begun)
+			<-goOn
+		}
+	}
+	defer func() { step = func() {} }()
+	made := make(chan error)
+	go func() { made <- r.Make(slow, true) }()
+	<-begun
+	if err := r.Make(fast, true); err != nil {
+		t.Error(err)
+	}
+	if err := r.Keep([]string{"slow", "fast"}); err != nil {
+		t.Error(err)
+	}
+	close(goOn)
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+	for app, want := range map[string]string{"slow": "slow", "fast": "fast", "gone": "none"} {
+		if got := read(filepath.Join(ProgramRoot(dir, app), "usr", app)); got != want {
+			t.Errorf("%s has %q", app, got)
+		}
+	}
 }

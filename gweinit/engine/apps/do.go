@@ -233,10 +233,10 @@ func (r *run) change(ctx context.Context, c change, contents cga.Contents) error
 	if err := r.install(ctx, c, contents, l, seen); err != nil {
 		return err
 	}
-	if err := layer.Inherit(l.Dir, r.base(), others, seen); err != nil {
+	if err := layer.Check(l.Dir, r.base()); err != nil {
 		return err
 	}
-	if err := layer.Check(l.Dir, r.base()); err != nil {
+	if err := layer.Inherit(l.Dir, r.base(), others, seen); err != nil {
 		return err
 	}
 	app := generation.App{Name: c.app, Version: c.name.Version}
@@ -477,7 +477,7 @@ type sequel struct {
 }
 
 // maxSequel is its longest text, in bytes: the generation's file has a limit.
-const maxSequel = 32 << 10
+const maxSequel = 8 << 10
 
 // encode returns its text, "" if there is nothing to do.
 func (s sequel) encode() (string, error) {
