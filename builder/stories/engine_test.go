@@ -118,7 +118,7 @@ func (e *exosite) until(m *machine, what string, true func() bool) time.Duration
 	e.t.Helper()
 	start := time.Now()
 	for !true() {
-		if time.Since(start) > 1*time.Minute {
+		if time.Since(start) > 3*time.Minute {
 			requests, _ := json.Marshal(e.Requests())
 			e.t.Fatalf("%s does not happen; the last requests:\n%s\nthe gateway's log:\n%s", what, requests[max(0, len(requests)-4000):], m.runs("supervisorctl status; tail -n 15 /var/log/*.log"))
 		}

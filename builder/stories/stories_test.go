@@ -273,7 +273,7 @@ func (c *card) boot(t testing.TB, change ...func(*qemu.Options)) *machine {
 }
 
 // patience is how long something that is expected may take.
-const patience = 3 * time.Minute
+const patience = 6 * time.Minute
 
 // sees waits for the console to print what matches, and returns the groups.
 func (m *machine) sees(expr string) []string {
