@@ -100,12 +100,12 @@ func stopProcesses(s *system) error {
 
 // unmountAll unmounts what is on a disk, the latest mount first. What is busy
 // is made read-only, so that nothing is left to write.
-func unmountAll(*system) error {
+func unmountAll(s *system) error {
+	errs := []error{s.apps.roots.Keep(nil)} // overlays keep /data busy, whose device is not theirs
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
-	var errs []error
 	for _, m := range diskMounts(string(text), "") {
 		err := unix.Unmount(m, 0)
 		if err == nil {

@@ -57,7 +57,6 @@ type run struct {
 	wishes   []sandbox.Wish
 	settings []gateway.Change
 	pending  []string // folders of the layers made so far
-	told     []string // warnings, each once
 }
 
 // do does a task. After an error nothing is changed.
@@ -121,7 +120,7 @@ func (r *run) commit(ctx context.Context, store *generation.Store) (done generat
 		return done, err
 	}
 	defer r.tx.Abort()
-	before := r.wrong(r.tx.Generation())
+	before, _ := r.wrong(r.tx.Generation())
 	for n, c := range r.changes {
 		if err := r.change(ctx, c, contents[n]); err != nil {
 			if len(r.changes) > 1 {
@@ -386,8 +385,12 @@ func (r *run) configure(app string, text []byte, root string) (bool, error) {
 // checkConfigs says what is wrong with the configurations of the programs that was not
 // before.
 func (r *run) checkConfigs(before map[string]bool) error {
+	texts, odd := r.wrong(r.tx.Generation())
+	for _, text := range odd {
+		fmt.Fprintln(r.out, text)
+	}
 	var wrong []error
-	for text := range r.wrong(r.tx.Generation()) {
+	for text := range texts {
 		if !before[text] {
 			wrong = append(wrong, errors.New(text))
 		}
@@ -396,13 +399,13 @@ func (r *run) checkConfigs(before map[string]bool) error {
 	return errors.Join(wrong...)
 }
 
-// wrong are the errors in the configurations of all apps of a generation. What is only
-// odd is told, of those that are changed.
-func (r *run) wrong(g generation.Generation) map[string]bool {
-	texts := map[string]bool{}
+// wrong are the errors in the configurations of all apps of a generation, and what is
+// only odd about those that are changed.
+func (r *run) wrong(g generation.Generation) (texts map[string]bool, odd []string) {
+	texts = map[string]bool{}
 	accounts, err := os.MkdirTemp(r.path("run"), "accounts-")
 	if err != nil {
-		return map[string]bool{err.Error(): true}
+		return map[string]bool{err.Error(): true}, nil
 	}
 	defer os.RemoveAll(accounts)
 	var dirs []string
@@ -439,9 +442,8 @@ func (r *run) wrong(g generation.Generation) map[string]bool {
 		return "", text
 	}
 	for _, w := range config.Warnings {
-		if app, text := of(w); slices.Contains(r.apps(), app) && !slices.Contains(r.told, text) {
-			r.told = append(r.told, text)
-			fmt.Fprintln(r.out, text)
+		if app, text := of(w); slices.Contains(r.apps(), app) {
+			odd = append(odd, text)
 		}
 	}
 	var list conf.Errors
@@ -451,7 +453,7 @@ func (r *run) wrong(g generation.Generation) map[string]bool {
 			texts[text] = true
 		}
 	}
-	return texts
+	return texts, odd
 }
 
 // all is what all installers have asked for.
