@@ -77,7 +77,7 @@ func TestBoots(t *testing.T) {
 
 // PID 1 lives through what programs do to it.
 func TestPID1Survives(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		m := b.card(t).boot(t)
 		m.ready(b, slot.A)
 		m.shell()
@@ -140,7 +140,7 @@ func TestSmallMemory(t *testing.T) {
 // Without the overlay for development the console takes no input, and the
 // ready line is its last.
 func TestQuietConsole(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		out := t.TempDir()
 		manifest, err := buildImage(out, b.Board, "base", "busybox")
 		if err != nil {
@@ -271,7 +271,7 @@ func TestLinuxWithATornTable(t *testing.T) {
 func TestSecondDiskIsIgnored(t *testing.T) {
 	const virtio, ide = "-drive if=none,id=second,format=raw,file=%s -device virtio-blk-device,drive=second", "-drive if=ide,index=2,format=raw,file=%s"
 	second := map[string]string{"qemu-arm64": virtio, "qemu-arm": virtio, "qemu-mipsel": ide, "qemu-mips64el": ide}
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c, other := b.card(t), b.card(t)
 		other.damage(t, slot.A.RootPartition(), 0, 4096)
 		before := other.state(t)

@@ -370,7 +370,7 @@ func TestPowerCutsWhileDataIsMade(t *testing.T) {
 // The disk cannot read /data: nothing on it is given up, and the gateway is up
 // without it.
 func TestUnreadableData(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		last := c.Partitions[len(c.Partitions)-1]
 		rules := filepath.Join(t.TempDir(), "blkdebug")
@@ -402,7 +402,7 @@ func TestUnreadableData(t *testing.T) {
 
 // /data is full: the gateway comes up all the same.
 func TestFullData(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		m := c.boot(t)
 		m.ready(b, slot.A)

@@ -226,7 +226,7 @@ network:
 // Somebody changes the network of a gateway far away. What cannot work is not
 // taken, and what has not been proved by a check-in is on trial.
 func TestNewNetwork(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		m := c.boot(t)
 		m.ready(b, slot.A)
@@ -285,7 +285,7 @@ func (m *machine) timeIs(ahead, tolerance time.Duration) {
 // A card that nobody has provisioned comes up all the same, by DHCP; a later
 // provisioning with a mistake is refused as a whole and says where it is.
 func TestWrongProvisioning(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		// Not by way of config.File, which would refuse it.
 		bad := filepath.Join(t.TempDir(), "provision.yaml")
@@ -338,7 +338,7 @@ func (c *card) bootMonitored(t *testing.T, args ...string) (*machine, io.Writer)
 // The cable is pulled and plugged in again; the network comes back by itself,
 // with the same address.
 func TestCable(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		m, cable := b.card(t).bootMonitored(t)
 		m.ready(b, slot.A)
 		m.shell()
@@ -362,7 +362,7 @@ func TestCable(t *testing.T) {
 
 // From outside, a gateway has no open port.
 func TestNoOpenPort(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.provision(t, `
 network:
@@ -475,7 +475,7 @@ func TestPowerCutsOnTheFirstDay(t *testing.T) {
 // A gateway is reset to what it was when it left the factory, whatever the
 // power does meanwhile. It keeps its credential, unless that is to go, too.
 func TestFactoryReset(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.provision(t, "product: a1b2c3\nserial: X7\nnetwork: {hostname: as-made}\n")
 		m := c.boot(t)
@@ -543,7 +543,7 @@ func TestFactoryReset(t *testing.T) {
 
 // A disk that hardly answers any more does not keep a gateway from rebooting.
 func TestRebootIsBounded(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		m, disk := b.card(t).bootMonitored(t)
 		m.ready(b, slot.A)
 		m.shell()

@@ -47,7 +47,9 @@ func eachThorough(t *testing.T, story func(t *testing.T, b *build), among ...str
 }
 
 // eachSample runs a story on the sample, likewise.
-func eachSample(t *testing.T, story func(t *testing.T, b *build)) { on(t, sample, story) }
+func eachSample(t *testing.T, story func(t *testing.T, b *build), among ...string) {
+	on(t, sample, story, among...)
+}
 
 // eachUBoot runs a story that ends before Linux on the boards, on one of those
 // that share a U-Boot.
