@@ -288,6 +288,7 @@ func TestAppsOfTheFirmware(t *testing.T) {
 		m.runs("mkdir -p /data/shared/coffee && echo 80 > /data/shared/coffee/level")
 
 		e.start(addr)
+		m.runs("gwe --set-act-retry-interval 5") // and not in minutes
 		installed := func() (n int) {
 			for _, name := range names {
 				for _, p := range e.history("fetch_status") { // send-log sends what looks like outcomes, too
@@ -343,7 +344,7 @@ func BenchmarkFiguresOfApps(b *testing.B) {
 		m := c.boot(b)
 		m.arrives(slot.A)
 		m.shell()
-		m.runs("cd /data && for app in big small; do wget -q http://10.0.2.2:" + port + "/$app.v1.tar.gz; done; gwe --install-apps small.v1.tar.gz")
+		m.runs("cd /data && for app in big small; do until wget -q http://10.0.2.2:" + port + "/$app.v1.tar.gz; do sleep 1; done; done; gwe --install-apps small.v1.tar.gz")
 		m.waits("supervisorctl status small | grep RUNNING")
 		start := time.Now()
 		most := m.runs(`gwe --install-apps big.v1.tar.gz > /tmp/out 2>&1 & pid=$!; engine=0 installer=0; anon() { awk '/^RssAnon/{print $2}' /proc/$1/status 2>/dev/null || echo 0; }
