@@ -81,7 +81,8 @@ func (y *yielder) entry(path string) error {
 		return nil
 	}
 	changed, err := y.disk.Changed(to)
-	if err != nil || !changed.After(y.since) || y.compare.same(from, to) {
+	// A time to come is of a clock that went back with the power: it says nothing.
+	if err != nil || !changed.After(y.since) || changed.After(time.Now()) || y.compare.same(from, to) {
 		return err
 	}
 	if AttributesOf(info) != AttributesOf(there) {
