@@ -399,3 +399,25 @@ func BenchmarkCheckAndDescribe(b *testing.B) {
 		}
 	}
 }
+
+// later is a disk whose files have times to come.
+type later struct{ OS }
+
+func (later) Changed(string) (time.Time, error) { return time.Now().Add(time.Hour), nil }
+
+// A clock that was never set goes back with the power: files have times to come then,
+// which does not mean that a program has written them during the install.
+func TestYieldWithTimesToCome(t *testing.T) {
+	upper, to := t.TempDir(), t.TempDir()
+	for dir, text := range map[string]string{upper: "of the installer", to: "of before"} {
+		if err := os.WriteFile(filepath.Join(dir, "file"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Yield(later{}, upper, to, time.Now(), func(path string) { t.Errorf("%s stays", path) }); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(upper, "file")); err != nil {
+		t.Error(err)
+	}
+}
