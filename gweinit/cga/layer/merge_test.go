@@ -400,10 +400,10 @@ func BenchmarkCheckAndDescribe(b *testing.B) {
 	}
 }
 
-// later is a disk whose files have times to come.
-type later struct{ OS }
+// ahead is a disk whose files have times to come.
+type ahead struct{ OS }
 
-func (later) Changed(string) (time.Time, error) { return time.Now().Add(time.Hour), nil }
+func (ahead) Changed(string) (time.Time, error) { return time.Now().Add(time.Hour), nil }
 
 // A clock that was never set goes back with the power: files have times to come then,
 // which does not mean that a program has written them during the install.
@@ -414,7 +414,7 @@ func TestYieldWithTimesToCome(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Yield(later{}, upper, to, time.Now(), func(path string) { t.Errorf("%s stays", path) }); err != nil {
+	if err := Yield(ahead{}, upper, to, time.Now(), func(path string) { t.Errorf("%s stays", path) }); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(upper, "file")); err != nil {
