@@ -120,7 +120,7 @@ func TestRebootCommand(t *testing.T) {
 }
 
 // From an arm64 gateway with an app, a bind mount and a card in its reader.
-const mountinfo = `21 1 254:5 / / ro,relatime - squashfs /dev/vda5 ro,errors=continue
+const ofGateway = `21 1 254:5 / / ro,relatime - squashfs /dev/vda5 ro,errors=continue
 18 21 0:20 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw
 20 21 0:5 / /dev rw,nosuid,relatime - devtmpfs devtmpfs rw,size=224828k,nr_inodes=56207,mode=755
 22 20 0:22 / /dev/pts rw,nosuid,noexec,relatime - devpts devpts rw,gid=5,mode=620,ptmxmode=666
@@ -136,20 +136,20 @@ const mountinfo = `21 1 254:5 / / ro,relatime - squashfs /dev/vda5 ro,errors=con
 
 func TestDiskMounts(t *testing.T) {
 	for _, tt := range []struct {
-		name, mountinfo string
-		want            []string
+		name, text string
+		want       []string
 	}{
-		{"a gateway", mountinfo, []string{"/mnt/my card\t\\x\n\\040", "/var/log", "/var", "/data", "/boot"}},
+		{"a gateway", ofGateway, []string{"/mnt/my card\t\\x\n\\040", "/var/log", "/var", "/data", "/boot"}},
 		{"stacked", "1 0 8:1 / /data rw - ext4 /dev/sda1 rw\n2 1 8:2 / /data rw - ext4 /dev/sda2 rw\n", []string{"/data", "/data"}},
 		{"nothing", "", nil},
 		{"not mountinfo", "/dev/sda1 /data ext4 rw 0 0\n1 2 - ext4\n - /dev/x\n1 2 3 4 - ext4 /dev/sda1\n", nil},
 	} {
-		if got := diskMounts(tt.mountinfo, ""); !slices.Equal(got, tt.want) {
+		if got := diskMounts(tt.text, ""); !slices.Equal(got, tt.want) {
 			t.Errorf("%s:\ngot  %q\nwant %q", tt.name, got, tt.want)
 		}
 	}
 	want := []string{"/mnt/my card\t\\x\n\\040", "/var/log", "/var", "/data"}
-	if got := diskMounts(mountinfo, "rw"); !slices.Equal(got, want) {
+	if got := diskMounts(ofGateway, "rw"); !slices.Equal(got, want) {
 		t.Errorf("writable:\ngot  %q\nwant %q", got, want)
 	}
 	// The kernel that runs this test has its root, and perhaps more.
@@ -165,7 +165,7 @@ func TestDiskMounts(t *testing.T) {
 }
 
 func FuzzDiskMounts(f *testing.F) {
-	f.Add(mountinfo)
+	f.Add(ofGateway)
 	f.Fuzz(func(t *testing.T, text string) {
 		points := diskMounts(text, "")
 		if writable := diskMounts(text, "rw"); len(writable) > len(points) {
@@ -175,16 +175,6 @@ func FuzzDiskMounts(f *testing.F) {
 			t.Errorf("%q", points)
 		}
 	})
-}
-
-func TestUnescape(t *testing.T) {
-	for in, want := range map[string]string{
-		"": "", "/data": "/data", `a\040b`: "a b", `\134040`: `\040`, `\134134`: `\134`, `\011\012`: "\t\n", `\`: `\`, `\04`: `\04`, `ü\040`: "ü ",
-	} {
-		if got := unescape(in); got != want {
-			t.Errorf("%q: got %q, want %q", in, got, want)
-		}
-	}
 }
 
 // The last console is the one behind /dev/console.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/mountinfo"
 )
 
 const (
@@ -138,27 +140,15 @@ func forceReadOnly(*system) error {
 	return nil
 }
 
-// diskMounts returns the mount points, except the root, that have a block
-// device behind them and, unless that is empty, this option (proc(5),
-// mountinfo); the latest first.
-func diskMounts(mountinfo, option string) []string {
+// diskMounts returns the mount points, except the root, that have a block device
+// behind them and, unless that is empty, this option; the latest first.
+func diskMounts(text, option string) []string {
 	var points []string
-	for line := range strings.Lines(mountinfo) {
-		mounted, super, ok := strings.Cut(line, " - ")
-		fields, rest := strings.Fields(mounted), strings.Fields(super)
-		if !ok || len(fields) < 5 || len(rest) < 2 {
-			continue
-		}
-		has := option == "" || len(rest) > 2 && slices.Contains(strings.Split(rest[2], ","), option)
-		if strings.HasPrefix(rest[1], "/dev/") && fields[4] != "/" && has {
-			points = append(points, unescape(fields[4]))
+	for _, m := range mountinfo.Parse(text) {
+		if strings.HasPrefix(m.Source, "/dev/") && m.Target != "/" && (option == "" || slices.Contains(m.Options, option)) {
+			points = append(points, m.Target)
 		}
 	}
 	slices.Reverse(points)
 	return points
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

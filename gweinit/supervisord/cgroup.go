@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/exosite/gwe/gweinit/mountinfo"
 )
 
 // makeCgroup makes a group (v2) below that of this process, for its programs.
@@ -34,13 +36,11 @@ func makeCgroup() (string, error) {
 	return group, nil
 }
 
-// mountOf returns the mount point of cgroup v2 (proc(5), mountinfo).
-func mountOf(mountinfo string) string {
-	for line := range strings.Lines(mountinfo) {
-		mounted, super, _ := strings.Cut(line, " - ")
-		fields := strings.Fields(mounted)
-		if strings.HasPrefix(super, "cgroup2 ") && len(fields) > 4 {
-			return fields[4]
+// mountOf returns the mount point of cgroup v2.
+func mountOf(text string) string {
+	for _, m := range mountinfo.Parse(text) {
+		if m.Type == "cgroup2" {
+			return m.Target
 		}
 	}
 	return ""

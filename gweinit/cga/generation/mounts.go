@@ -5,8 +5,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
+
+	"github.com/exosite/gwe/gweinit/mountinfo"
 )
 
 // usage is what of data/apps is in use: layers and, in rw, what apps have written,
@@ -41,22 +42,20 @@ func mounts() (string, error) {
 	return string(own) + string(first), err
 }
 
-// mounted returns what the overlays in a mountinfo(5) use below a folder. A path
+// mounted returns what the overlays in a mountinfo use below a folder. A path
 // in there is as it was given to mount(2): one that is not absolute, to keep the
 // options short, is taken for one below the folder.
-func mounted(mountinfo, folder string) usage {
+func mounted(text, folder string) usage {
 	u := usage{map[int]bool{}, map[int]bool{}}
-	for line := range strings.Lines(mountinfo) {
-		_, fields, _ := strings.Cut(line, " - ")
-		words := strings.Fields(fields) // type, source, options of the file system
-		if len(words) < 3 || words[0] != "overlay" {
+	for _, m := range mountinfo.Parse(text) {
+		if m.Type != "overlay" {
 			continue
 		}
-		for option := range strings.SplitSeq(words[2], ",") {
+		for _, option := range m.Options {
 			key, value, _ := strings.Cut(option, "=")
 			switch strings.TrimSuffix(key, "+") { // "lowerdir+=" has one of several
 			case "lowerdir", "upperdir", "workdir":
-				for _, path := range paths(unescape(value)) {
+				for _, path := range paths(value) {
 					u.add(path, folder)
 				}
 			}
@@ -100,23 +99,4 @@ func paths(value string) (all []string) {
 		}
 	}
 	return append(all, path.String())
-}
-
-// unescape replaces \OOO, as the kernel writes blanks and commas, by what it is.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

@@ -252,10 +252,6 @@ var lastings = [...]lasting{
 	{layer.Data, "data/shared", "/data", false},
 }
 
-// began is a file of a layer that was made before its installer ran. When that was
-// tells what programs have written since. It is there until Finish knows that.
-const began = "began"
-
 // Finish merges what installers have written to /var, /var/log and /data. Commit
 // calls it, and PID 1 does at boot, before it starts a program: the power may
 // have gone in between. The lock is held. What cannot be merged is an error, and
@@ -269,114 +265,13 @@ func (s *Store) Finish() error {
 }
 
 func (s *Store) finish(g Generation) error {
-	failed, err := s.yield(g)
-	errs := []error{err}
+	var errs []error
 	for _, n := range g.Merge {
 		for _, l := range lastings {
-			upper := filepath.Join(s.layerPath(n), l.upper)
-			if !failed[upper] {
-				errs = append(errs, layer.Merge(s.changes(), upper, s.path(l.to), l.keepExisting))
-			}
+			errs = append(errs, layer.Merge(s.changes(), filepath.Join(s.layerPath(n), l.upper), s.path(l.to), l.keepExisting))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// maxTold is how many files are named of which an installer's change is not taken.
-const maxTold = 10
-
-// yield takes out of the uppers of a generation what programs have written since the
-// installers began, and returns the uppers with which that failed. It does so for all
-// layers before the first one is merged, since a merge cannot be told from what
-// programs do, and notes that it is done by removing began.
-func (s *Store) yield(g Generation) (failed map[string]bool, err error) {
-	begun, since, err := s.begun(g)
-	errs := []error{err}
-	failed = map[string]bool{}
-	told := 0
-	for _, n := range begun {
-		for _, l := range lastings {
-			if l.keepExisting {
-				continue
-			}
-			upper := filepath.Join(s.layerPath(n), l.upper)
-			err := layer.Yield(s.changes(), upper, s.path(l.to), since, func(file string) {
-				if told++; told <= maxTold {
-					s.log("%s was written by a program during the install; the installer's change is not taken", filepath.Join(l.seen, file))
-				}
-			})
-			failed[upper] = err != nil
-			errs = append(errs, err)
-		}
-	}
-	if told > maxTold {
-		s.log("%d more files were written by programs during the install", told-maxTold)
-	}
-	if told > 0 {
-		// A power cut must not bring back what was taken out, but not began.
-		if err := s.changes().Sync(s.path(appsFolder)); err != nil {
-			return s.uppers(begun), errors.Join(append(errs, err)...)
-		}
-	}
-	for _, n := range begun {
-		if slices.ContainsFunc(lastings[:], func(l lasting) bool { return failed[filepath.Join(s.layerPath(n), l.upper)] }) {
-			continue
-		}
-		err := s.changes().Remove(filepath.Join(s.layerPath(n), began))
-		if err == nil {
-			err = s.changes().SyncFolder(s.layerPath(n))
-		}
-		if err != nil {
-			return s.uppers(begun), errors.Join(append(errs, err)...)
-		}
-	}
-	return failed, errors.Join(errs...)
-}
-
-// uppers are all of some layers.
-func (s *Store) uppers(layers []int) map[string]bool {
-	all := map[string]bool{}
-	for _, n := range layers {
-		for _, l := range lastings {
-			all[filepath.Join(s.layerPath(n), l.upper)] = true
-		}
-	}
-	return all
-}
-
-// begun returns the layers for which yield is to be done, and since when programs may
-// have written: an installer sees what the ones before it in its change have written.
-func (s *Store) begun(g Generation) (layers []int, since time.Time, err error) {
-	var errs []error
-	for _, n := range g.Merge {
-		t, err := s.began(n)
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // it is done, or an older firmware has made the layer
-			continue
-		case err != nil: // any file may have been written since
-			errs = append(errs, err)
-		}
-		if len(layers) == 0 || t.Before(since) {
-			since = t
-		}
-		layers = append(layers, n)
-	}
-	return layers, since, errors.Join(errs...)
-}
-
-// began is when the layer was made, by the clock of its file system.
-func (s *Store) began(number int) (time.Time, error) {
-	made, err := s.changes().Changed(filepath.Join(s.layerPath(number), began))
-	if err != nil {
-		return time.Time{}, err
-	}
-	// The folder changed last when the installer had ended.
-	ended, err := s.changes().Changed(s.layerPath(number))
-	if err == nil && ended.Before(made) {
-		// The clock was set back: any file may have been written since.
-		return time.Time{}, nil
-	}
-	return made, err
 }
 
 // unmerged returns the layers of a generation that still have an upper to merge.

@@ -20,6 +20,7 @@ type Tx struct {
 	before  files
 	next    Generation
 	made    []Layer
+	looked  map[string]*layer.Before // by the upper that is over a folder: how that was
 	written bool
 }
 
@@ -92,6 +93,14 @@ func (t *Tx) Generation() Generation { return t.next.clone() }
 func (t *Tx) Layer() (Layer, error) {
 	number := max(t.next.Last, t.s.highestLayer()) + 1
 	l := Layer{number, t.s.layerPath(number)}
+	if t.looked == nil { // before the first installer
+		t.looked = map[string]*layer.Before{}
+		for _, over := range lastings {
+			if !over.keepExisting {
+				t.looked[over.upper] = layer.Look(t.s.path(over.to))
+			}
+		}
+	}
 	if err := t.makeLayer(l); err != nil {
 		return Layer{}, fmt.Errorf("make a layer: %w", err)
 	}
@@ -120,7 +129,29 @@ func (t *Tx) makeLayer(l Layer) error {
 			return err
 		}
 	}
-	return d.WriteFile(filepath.Join(l.Dir, began), nil, 0o600)
+	return nil
+}
+
+// Yield is called when the last installer has ended. It returns the files, by the paths
+// that apps know, that programs have written since the first one began: these stay as
+// they are.
+func (t *Tx) Yield() (kept []string, err error) {
+	for _, l := range t.made {
+		for _, over := range lastings {
+			if over.keepExisting {
+				continue
+			}
+			files, err := layer.Yield(filepath.Join(l.Dir, over.upper), t.s.path(over.to), t.looked[over.upper])
+			if err != nil {
+				return nil, err
+			}
+			for _, file := range files {
+				kept = append(kept, filepath.Join(over.seen, file))
+			}
+		}
+	}
+	slices.Sort(kept)
+	return slices.Compact(kept), nil
 }
 
 // Made returns the layers that were made so far, the oldest first. What their
@@ -226,7 +257,7 @@ func (t *Tx) commit() error {
 			return err
 		}
 		for _, name := range names {
-			if name == began || slices.Contains(layer.Names, name) {
+			if slices.Contains(layer.Names, name) {
 				continue
 			}
 			if err := d.RemoveAll(filepath.Join(l.Dir, name)); err != nil {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,11 +36,6 @@ type Disk interface {
 	RemoveAll(path string) error
 	// RemoveXattr removes an extended attribute. No link is followed.
 	RemoveXattr(path, name string) error
-
-	// Changed is when the content, the attributes or the name of a file were changed
-	// last, or the names in a folder, by a clock that may have been set meanwhile. The
-	// error wraps fs.ErrNotExist if there is nothing.
-	Changed(path string) (time.Time, error)
 }
 
 // Attributes are mode and owner of a folder.
@@ -98,14 +92,6 @@ func (OS) Set(path string, a Attributes) error {
 		return err
 	}
 	return os.Chmod(path, a.Mode)
-}
-
-func (OS) Changed(path string) (time.Time, error) {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return time.Time{}, err
-	}
-	return time.Unix(info.Sys().(*syscall.Stat_t).Ctim.Unix()), nil
 }
 
 func (OS) RemoveXattr(path, name string) error {

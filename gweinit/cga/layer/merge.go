@@ -16,8 +16,8 @@ const merged = ".merged"
 // Merge moves what is in the upper of an overlay into the folder it was over, and
 // removes the upper. It does so by renames, each of which can be done once only, so
 // that after a power cut another Merge goes on. If there is no upper it was merged
-// before. A file that has the same in both only gets mode and owner: programs may
-// have it open. With keepExisting, for logs, what is in the folder stays, and is not
+// before. A file that has the same in both, or that Yield has marked, only gets mode
+// and owner: programs may have it open. With keepExisting, for logs, what is in the folder stays, and is not
 // even removed. Where the folder has a link, or a file, and the upper a folder, the
 // upper's takes its place: no link is followed. What cannot be merged is an error
 // and stays in the upper for another Merge, and the rest is merged.
@@ -133,11 +133,7 @@ func (m *merger) tidy(from, to string) {
 }
 
 func (m *merger) tidyEntry(from, to string) error {
-	info, err := os.Lstat(from)
-	if err != nil {
-		return err
-	}
-	there, err := lstat(to)
+	info, there, err := both(from, to)
 	if err != nil {
 		return err
 	}
@@ -155,18 +151,29 @@ func (m *merger) tidyEntry(from, to string) error {
 		if !opaque || m.keepExisting {
 			m.tidy(from, to)
 		}
-	case !info.IsDir() && (m.keepExisting || m.compare.same(from, to) && AttributesOf(info) == AttributesOf(there)):
+	case info.IsDir():
+	case m.keepExisting:
+		return m.disk.Remove(from)
+	case AttributesOf(info) == AttributesOf(there):
+		if stays, err := m.stays(from, to); err != nil || !stays {
+			return err
+		}
 		return m.disk.Remove(from)
 	}
 	return nil
 }
 
-func (m *merger) entry(from, to string) error {
-	info, err := os.Lstat(from)
-	if err != nil {
-		return err
+// stays says whether a file is to stay as it is, but for mode and owner: it is the
+// same, or a program has written it meanwhile.
+func (m *merger) stays(from, to string) (bool, error) {
+	if m.compare.same(from, to) {
+		return true, nil
 	}
-	there, err := lstat(to)
+	return isKept(from)
+}
+
+func (m *merger) entry(from, to string) error {
+	info, there, err := both(from, to)
 	if err != nil {
 		return err
 	}
@@ -193,7 +200,10 @@ func (m *merger) entry(from, to string) error {
 		return nil
 	case info.IsDir() || there.IsDir():
 		return m.replace(from, to, info)
-	case m.compare.same(from, to):
+	}
+	if stays, err := m.stays(from, to); err != nil {
+		return err
+	} else if stays {
 		return m.attributes(to, there, info)
 	}
 	return m.move(from, to, info) // over it
@@ -230,9 +240,9 @@ func (m *merger) move(from, to string, info os.FileInfo) error {
 	return m.disk.Rename(from, to)
 }
 
-// strip removes overlayfs's marks from a tree.
+// strip removes overlayfs's marks, and those of Yield, from a tree.
 func (m *merger) strip(path string, info os.FileInfo) error {
-	marks, err := overlayXattrs(path)
+	marks, err := marksOf(path)
 	if err != nil {
 		return err
 	}
@@ -266,8 +276,8 @@ func (m *merger) strip(path string, info os.FileInfo) error {
 	return nil
 }
 
-// overlayXattrs returns the names of overlayfs's extended attributes.
-func overlayXattrs(path string) ([]string, error) {
+// marksOf returns the names of the extended attributes that are such marks.
+func marksOf(path string) ([]string, error) {
 	buf := make([]byte, 1024)
 	for {
 		n, err := unix.Llistxattr(path, buf)
@@ -282,7 +292,7 @@ func overlayXattrs(path string) ([]string, error) {
 		}
 		var names []string
 		for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
-			if strings.HasPrefix(name, overlayXattr) {
+			if strings.HasPrefix(name, overlayXattr) || name == keptXattr {
 				names = append(names, name)
 			}
 		}

@@ -245,15 +245,14 @@ func TestYield(t *testing.T) {
 			tmp := t.TempDir()
 			to, upper := filepath.Join(tmp, "to"), filepath.Join(tmp, "upper")
 			tree(t, to, "a=a", "dir/b=b")
-			since := later(t, tmp)
+			before := Look(to)
 			run(t, upper, to, tt.installer)
 			installed := withOwners(t, upper)
+			time.Sleep(20 * time.Millisecond) // a tick of the file system's clock
 			shell(t, to, tt.meanwhile)
-			var kept []string
-			for range 2 { // as after a power cut
-				if err := Yield(OS{}, upper, to, since, func(path string) { kept = append(kept, path) }); err != nil {
-					t.Fatal(err)
-				}
+			kept, err := Yield(upper, to, before)
+			if err != nil {
+				t.Fatal(err)
 			}
 			if got := strings.Join(kept, " "); got != tt.kept {
 				t.Errorf("kept %q, want %q", got, tt.kept)
@@ -276,20 +275,6 @@ func TestYield(t *testing.T) {
 	}
 }
 
-// later returns the time after which something is changed from now on.
-func later(t *testing.T, dir string) time.Time {
-	t.Helper()
-	time.Sleep(20 * time.Millisecond) // a tick of the file system's clock
-	path := filepath.Join(dir, "began")
-	tree(t, dir, "began=")
-	since, err := OS{}.Changed(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(20 * time.Millisecond)
-	return since
-}
-
 func withOwners(t *testing.T, top string) map[string]Attributes {
 	all := map[string]Attributes{}
 	if err := walk(top, top, func(e entry) error { all[e.path] = AttributesOf(e.info); return nil }); err != nil {
@@ -298,31 +283,52 @@ func withOwners(t *testing.T, top string) map[string]Attributes {
 	return all
 }
 
-// What cannot be compared is merged later, and what was not written since is not.
-func TestYieldFails(t *testing.T) {
+// Where there is nothing to compare with, nothing is kept; of files that are too many to
+// be noted the installer's count.
+func TestYieldOfUnknown(t *testing.T) {
 	tmp := t.TempDir()
 	to, upper := filepath.Join(tmp, "to"), filepath.Join(tmp, "upper")
-	nobody := func(path string) { t.Errorf("%s is kept", path) }
-	for range 2 {
-		if err := Yield(OS{}, upper, to, time.Time{}, nobody); err != nil {
-			t.Error(err)
+	nothing := func(what string, before *Before) {
+		t.Helper()
+		if kept, err := Yield(upper, to, before); len(kept) > 0 || err != nil {
+			t.Errorf("%s: kept %q, %v", what, kept, err)
 		}
-		tree(t, upper, "a=a") // and nothing to compare it with
 	}
-	tree(t, tmp, "to=file")
-	if err := Yield(OS{}, upper, to, time.Time{}, nobody); err == nil || !strings.Contains(err.Error(), to+" is no folder") {
-		t.Errorf("got %v", err)
-	}
-	if err := os.Remove(to); err != nil {
-		t.Fatal(err)
-	}
+	tree(t, upper, "a=a")
+	nothing("no such folder", Look(to))
 	tree(t, to, "a=old")
-	if err := Yield(OS{}, upper, to, time.Now().Add(time.Hour), nobody); err != nil {
+	nothing("not written", Look(to))
+	unknown := Look(filepath.Join(tmp, "none"))
+	unknown.all = false
+	nothing("not noted", unknown)
+	if kept, err := Yield(upper, to, Look(filepath.Join(tmp, "none"))); len(kept) != 1 || err != nil {
+		t.Errorf("made since: kept %q, %v", kept, err)
+	}
+	if err := Merge(OS{}, upper, to, false); err != nil {
 		t.Error(err)
 	}
-	kept := 0
-	if err := Yield(OS{}, upper, to, time.Time{}, func(string) { kept++ }); err != nil || kept != 1 {
-		t.Errorf("%v, %d kept", err, kept)
+	if got := dump(t, to); got != "a=old\n" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// A marked file whose place is empty by the time of the merge gets there, unmarked.
+func TestKeptIsGone(t *testing.T) {
+	tmp := t.TempDir()
+	to, upper := filepath.Join(tmp, "to"), filepath.Join(tmp, "upper")
+	tree(t, upper, "a=a")
+	tree(t, to, "a=old")
+	if kept, err := Yield(upper, to, Look(filepath.Join(tmp, "none"))); len(kept) != 1 || err != nil {
+		t.Fatal(kept, err)
+	}
+	if err := os.Remove(filepath.Join(to, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Merge(OS{}, upper, to, false); err != nil {
+		t.Fatal(err)
+	}
+	if marked, err := isKept(filepath.Join(to, "a")); marked || err != nil || dump(t, to) != "a=a\n" {
+		t.Errorf("marked %v, %v; %s", marked, err, dump(t, to))
 	}
 }
 
@@ -397,27 +403,5 @@ func BenchmarkCheckAndDescribe(b *testing.B) {
 		if err := Describe(dir, base, "1.0", ""); err != nil {
 			b.Fatal(err)
 		}
-	}
-}
-
-// ahead is a disk whose files have times to come.
-type ahead struct{ OS }
-
-func (ahead) Changed(string) (time.Time, error) { return time.Now().Add(time.Hour), nil }
-
-// A clock that was never set goes back with the power: files have times to come then,
-// which does not mean that a program has written them during the install.
-func TestYieldWithTimesToCome(t *testing.T) {
-	upper, to := t.TempDir(), t.TempDir()
-	for dir, text := range map[string]string{upper: "of the installer", to: "of before"} {
-		if err := os.WriteFile(filepath.Join(dir, "file"), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := Yield(ahead{}, upper, to, time.Now(), func(path string) { t.Errorf("%s stays", path) }); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(filepath.Join(upper, "file")); err != nil {
-		t.Error(err)
 	}
 }

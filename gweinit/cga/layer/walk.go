@@ -92,6 +92,16 @@ func lstat(path string) (os.FileInfo, error) {
 	return info, err
 }
 
+// both returns what is at a path of an upper, and in its place below: nil if there is
+// nothing.
+func both(from, to string) (info, there os.FileInfo, err error) {
+	if info, err = os.Lstat(from); err != nil {
+		return nil, nil, err
+	}
+	there, err = lstat(to)
+	return info, there, err
+}
+
 // namesIn returns the names in a folder, in order.
 func namesIn(path string) ([]string, error) {
 	f, err := os.Open(path)

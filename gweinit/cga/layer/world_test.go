@@ -130,7 +130,7 @@ func dump(t testing.TB, top string) string {
 		default:
 			fmt.Fprintf(&b, "%s %v\n", name, info.Mode())
 		}
-		marks, err := overlayXattrs(path)
+		marks, err := marksOf(path)
 		if len(marks) > 0 {
 			fmt.Fprintf(&b, "%s has %q\n", name, marks)
 		}

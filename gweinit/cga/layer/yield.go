@@ -1,73 +1,103 @@
 package layer
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
+	"hash/maphash"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-// Yield takes out of an upper, before it is merged, the files that were changed since
-// then where the upper is over, and are others now: "chown -R" has copied them, and a
-// program has gone on. They get mode and owner as in the upper, and stay; kept is
-// called with the path of each below the folder. What is taken out may come back by a
-// power cut before the next Sync; another Yield is right then. A folder that an
-// installer has removed and made anew is its own.
-func Yield(d Disk, upper, to string, since time.Time, kept func(path string)) error {
-	if err := yield(d, upper, to, since, kept); err != nil {
-		return fmt.Errorf("compare %s with %s: %w", upper, to, err)
-	}
-	return nil
+// keptXattr marks a file of an upper that is not to replace the one it is over.
+const keptXattr = "trusted.gwe.kept"
+
+// maxLooked is how many files Look takes note of: some 32 bytes of memory each.
+const maxLooked = 50_000
+
+// Before is how the files of a folder were. It needs no clock: that of a gateway may
+// go back with the power, so times are compared for being the same only.
+type Before struct {
+	files map[uint64]uint64 // by path: what changes with each write
+	all   bool              // the files are all noted
+	seed  maphash.Seed
 }
 
-func yield(d Disk, upper, to string, since time.Time, kept func(path string)) error {
-	if info, err := lstat(upper); err != nil || info == nil {
-		return err
+// Look notes how the files of a folder are. What cannot be read is not noted.
+func Look(folder string) *Before {
+	b := &Before{files: map[uint64]uint64{}, all: true, seed: maphash.MakeSeed()}
+	filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return nil
+		}
+		if len(b.files) == maxLooked {
+			b.all = false
+			return filepath.SkipAll
+		}
+		if info, err := e.Info(); err == nil {
+			b.files[b.key(folder, path)] = b.state(info)
+		}
+		return nil
+	})
+	return b
+}
+
+func (b *Before) key(folder, path string) uint64 {
+	return maphash.String(b.seed, path[len(folder):])
+}
+
+func (b *Before) state(info os.FileInfo) uint64 {
+	st := info.Sys().(*syscall.Stat_t)
+	seconds, nanoseconds := st.Ctim.Unix()
+	return maphash.Comparable(b.seed, [4]int64{int64(st.Ino), st.Size, seconds, nanoseconds})
+}
+
+// written says whether a file was written since, as far as that is known.
+func (b *Before) written(folder, path string, now os.FileInfo) bool {
+	state, noted := b.files[b.key(folder, path)]
+	return noted && state != b.state(now) || !noted && b.all
+}
+
+// Yield marks the files of an upper that programs have written since, in the folder
+// that it is over, and that are others now: "chown -R" has copied them, say, and a
+// program has gone on. Merge leaves those as they are then, and only gives them mode
+// and owner. It returns their paths below the folder. A folder that an installer has
+// removed and made anew is its own.
+func Yield(upper, to string, before *Before) (kept []string, err error) {
+	y := &yielder{upper: upper, to: to, before: before}
+	if err := y.folder(""); err != nil {
+		return y.kept, fmt.Errorf("compare %s with %s: %w", upper, to, err)
 	}
-	there, err := lstat(to)
-	if err != nil || there == nil {
-		return err
-	}
-	if !there.IsDir() {
-		return fmt.Errorf("%s is no folder", to)
-	}
-	y := &yielder{disk: d, upper: upper, to: to, since: since, kept: kept}
-	return y.folder("")
+	return y.kept, nil
 }
 
 // yielder is one Yield.
 type yielder struct {
-	disk      Disk
 	upper, to string
-	since     time.Time
-	kept      func(path string)
+	before    *Before
+	kept      []string
 	compare   comparer
 }
 
 func (y *yielder) folder(path string) error {
 	names, err := namesIn(filepath.Join(y.upper, path))
-	errs := []error{err}
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
-		if len(errs) > maxErrors {
-			break
-		}
 		if err := y.entry(filepath.Join(path, name)); err != nil {
-			errs = append(errs, err)
+			return err
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 func (y *yielder) entry(path string) error {
 	from, to := filepath.Join(y.upper, path), filepath.Join(y.to, path)
-	info, err := os.Lstat(from)
-	if err != nil {
-		return err
-	}
-	there, err := lstat(to)
+	info, there, err := both(from, to)
 	if err != nil || there == nil {
 		return err
 	}
@@ -77,75 +107,24 @@ func (y *yielder) entry(path string) error {
 		}
 		return y.folder(path)
 	}
-	if !info.Mode().IsRegular() || !there.Mode().IsRegular() {
+	if !info.Mode().IsRegular() || !there.Mode().IsRegular() || !y.before.written(y.to, to, there) || y.compare.same(from, to) {
 		return nil
 	}
-	changed, err := y.disk.Changed(to)
-	// A time to come is of a clock that went back with the power: it says nothing.
-	if err != nil || !changed.After(y.since) || changed.After(time.Now()) || y.compare.same(from, to) {
-		return err
+	if err := unix.Lsetxattr(from, keptXattr, nil, 0); err != nil {
+		return &os.PathError{Op: "setxattr " + keptXattr, Path: from, Err: err}
 	}
-	if AttributesOf(info) != AttributesOf(there) {
-		if err := y.disk.Set(to, AttributesOf(info)); err != nil {
-			return err
-		}
-		// Before what they are copied from goes.
-		if err := y.disk.SyncFolder(filepath.Dir(to)); err != nil {
-			return err
-		}
-	}
-	if err := y.disk.Remove(from); err != nil {
-		return err
-	}
-	y.kept(path)
+	y.kept = append(y.kept, path)
 	return nil
 }
 
-// comparer compares what two files have. The zero value can be used.
-type comparer struct{ a, b []byte } // for all files
-
-// same says whether two things of a path are the same but for mode and owner, so that
-// who has one of them open need not lose it. What cannot be read is not.
-func (c *comparer) same(a, b string) bool {
-	infoA, errA := os.Lstat(a)
-	infoB, errB := os.Lstat(b)
-	if errA != nil || errB != nil || infoA.Mode().Type() != infoB.Mode().Type() {
-		return false
+// isKept says whether Yield has marked a file.
+func isKept(path string) (bool, error) {
+	_, err := unix.Lgetxattr(path, keptXattr, nil)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP):
+		return false, nil
 	}
-	switch infoA.Mode().Type() {
-	case 0:
-		return infoA.Size() == infoB.Size() && c.sameContent(a, b)
-	case os.ModeNamedPipe, os.ModeSocket:
-		return true
-	}
-	return false
-}
-
-func (c *comparer) sameContent(a, b string) bool {
-	fileA, err := os.Open(a)
-	if err != nil {
-		return false
-	}
-	defer fileA.Close()
-	fileB, err := os.Open(b)
-	if err != nil {
-		return false
-	}
-	defer fileB.Close()
-	if c.a == nil {
-		c.a, c.b = make([]byte, 32<<10), make([]byte, 32<<10)
-	}
-	for {
-		n, errA := io.ReadFull(fileA, c.a)
-		m, errB := io.ReadFull(fileB, c.b)
-		if !bytes.Equal(c.a[:n], c.b[:m]) || errA != errB {
-			return false
-		}
-		if errA == io.EOF || errA == io.ErrUnexpectedEOF {
-			return true
-		}
-		if errA != nil {
-			return false
-		}
-	}
+	return false, &os.PathError{Op: "getxattr", Path: path, Err: err}
 }

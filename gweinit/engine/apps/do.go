@@ -135,6 +135,17 @@ func (r *run) commit(ctx context.Context, store *generation.Store) (done generat
 	if err := ctx.Err(); err != nil {
 		return done, err
 	}
+	kept, err := r.tx.Yield()
+	if err != nil {
+		return done, err
+	}
+	for n, file := range kept {
+		if n == maxTold {
+			fmt.Fprintf(r.out, "gwe: and %d more files\n", len(kept)-n)
+			break
+		}
+		fmt.Fprintf(r.out, "gwe: %s stays as a program has written it meanwhile\n", file)
+	}
 	wish := all(r.wishes)
 	done = generation.Done{ID: r.id, Output: r.out.text(), Reboot: wish.Reboot || wish.Poweroff, Boot: bootID()} // a gateway that is off cannot be reached
 	if done.Follow, err = (sequel{r.settings, wish, r.apps()}).encode(); err != nil {
@@ -146,6 +157,9 @@ func (r *run) commit(ctx context.Context, store *generation.Store) (done generat
 	}
 	return done, r.tx.Commit()
 }
+
+// maxTold is how many files are named that an installer's change is not taken of.
+const maxTold = 10
 
 // apps are those that are changed.
 func (r *run) apps() (names []string) {

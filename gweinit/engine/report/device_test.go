@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const mountinfo = `1 1 0:2 / / rw - rootfs rootfs rw
+const mounted = `1 1 0:2 / / rw - rootfs rootfs rw
 20 1 7:0 / / ro,relatime shared:1 - squashfs /dev/mmcblk0p5 ro
 21 20 0:18 / /proc rw,nosuid - proc proc rw
 22 20 0:19 / /sys rw,nosuid - sysfs sysfs rw
@@ -50,7 +50,7 @@ SwapFree:              0 kB
 func gatewayMachine(t testing.TB) machine {
 	root := t.TempDir()
 	for name, text := range map[string]string{
-		"self/mountinfo": mountinfo, "meminfo": meminfo, "uptime": "93784.11 1.00\n", "loadavg": "0.43 0.49 1.68 1/80 1234\n",
+		"self/mountinfo": mounted, "meminfo": meminfo, "uptime": "93784.11 1.00\n", "loadavg": "0.43 0.49 1.68 1/80 1234\n",
 	} {
 		path := filepath.Join(root, "proc", name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/mountinfo"
 )
 
 // space is that of a file system in KiB, as statfs(2) tells it.
@@ -28,15 +31,6 @@ func (s space) percent() (uint64, bool) {
 	return (s.used*100 + all - 1) / all, true
 }
 
-// mounted is a line of mountinfo.
-type mounted struct {
-	device string // "179:7"
-	root   string // what of the device is mounted; not "/" if it is bound
-	target string
-	fstype string
-	source string // "/dev/mmcblk0p7"
-}
-
 // pseudo file systems have no space, or none that says anything.
 var pseudo = []string{
 	"autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs",
@@ -44,87 +38,60 @@ var pseudo = []string{
 	"tracefs",
 }
 
-// parseMounts returns of /proc/self/mountinfo the file systems that have space:
-// each device once, by mount point. See proc_pid_mountinfo(5).
-func parseMounts(mountinfo string) []mounted {
-	var all []mounted
-	for line := range strings.Lines(mountinfo) {
-		left, right, ok := strings.Cut(line, " - ")
-		fields, source := strings.Fields(left), strings.Fields(right)
-		if !ok || len(fields) < 5 || len(source) < 1 {
-			continue
-		}
-		m := mounted{device: fields[2], root: unescape(fields[3]), target: unescape(fields[4]), fstype: source[0], source: "-"}
-		if len(source) > 1 {
-			m.source = unescape(source[1])
-		}
+// withSpace returns of the text of a mountinfo the file systems that have space: each
+// device once, by mount point.
+func withSpace(text string) []mountinfo.Mount {
+	var all []mountinfo.Mount
+	for _, m := range mountinfo.Parse(text) {
 		// One that is mounted over another hides it.
-		all = slices.DeleteFunc(all, func(o mounted) bool { return o.target == m.target })
+		all = slices.DeleteFunc(all, func(o mountinfo.Mount) bool { return o.Target == m.Target })
+		m.Source = cmp.Or(m.Source, "-")
 		all = append(all, m)
 	}
-	all = slices.DeleteFunc(all, func(m mounted) bool {
-		return slices.Contains(pseudo, m.fstype) || m.fstype == "tmpfs" && strings.HasPrefix(m.target, "/sys/") ||
-			m.fstype == "overlay" && strings.HasPrefix(m.target, "/run/apps/") // its room is that of /data
+	all = slices.DeleteFunc(all, func(m mountinfo.Mount) bool {
+		return slices.Contains(pseudo, m.Type) || m.Type == "tmpfs" && strings.HasPrefix(m.Target, "/sys/") ||
+			m.Type == "overlay" && strings.HasPrefix(m.Target, "/run/apps/") // its room is that of /data
 	})
 	// Of several mounts of a device the one of all of it counts, else the first.
 	seen := map[string]bool{}
 	for _, m := range all {
-		if m.root == "/" {
-			seen[m.device+" /"] = true
+		if m.Root == "/" {
+			seen[m.Device+" /"] = true
 		}
 	}
-	var unique []mounted
+	var unique []mountinfo.Mount
 	for _, m := range all {
-		if seen[m.device] || m.root != "/" && seen[m.device+" /"] {
+		if seen[m.Device] || m.Root != "/" && seen[m.Device+" /"] {
 			continue
 		}
-		seen[m.device] = true
+		seen[m.Device] = true
 		unique = append(unique, m)
 	}
-	slices.SortFunc(unique, func(a, b mounted) int { return strings.Compare(a.target, b.target) })
+	slices.SortFunc(unique, func(a, b mountinfo.Mount) int { return strings.Compare(a.Target, b.Target) })
 	return unique
-}
-
-// unescape replaces \040 and the like.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // df is as "df -k" prints it. The facts are the use of each file system in steps
 // of 10 %.
 func (m machine) df() (text, fact string, err error) {
-	mountinfo, err := m.read("self/mountinfo")
+	mounted, err := m.read("self/mountinfo")
 	if err != nil {
 		return "", "", err
 	}
-	mounts := parseMounts(mountinfo)
+	mounts := withSpace(mounted)
 	mounts = mounts[:min(len(mounts), mostMounts)]
 	spaces := m.spaces(mounts)
 	rows := [][]string{{"Filesystem", "1K-blocks", "Used", "Available", "Use%", "Mounted on"}}
 	var facts strings.Builder
 	for i, mount := range mounts {
-		source, target := cut(mount.source, maxDevice), cut(mount.target, maxTarget)
+		source, target := cut(mount.Source, maxDevice), cut(mount.Target, maxTarget)
 		if err := spaces[i].err; err != nil {
 			rows = append(rows, []string{source, "-", "-", "-", "-", target + " (" + cut(err.Error(), 60) + ")"})
 			fmt.Fprintf(&facts, "%s ?\n", target)
 			continue
 		}
 		s := spaces[i].space
-		if s.total == 0 || mount.fstype == "tmpfs" && s.total < smallTmpfs {
+		if s.total == 0 || mount.Type == "tmpfs" && s.total < smallTmpfs {
 			continue
 		}
 		use := "-"
@@ -152,11 +119,11 @@ var errHangs = errors.New("does not answer")
 var asked sync.Map
 
 // spaces asks all mounts at once.
-func (m machine) spaces(mounts []mounted) []answer {
+func (m machine) spaces(mounts []mountinfo.Mount) []answer {
 	answers := make([]answer, len(mounts))
 	results := make([]chan answer, len(mounts))
 	for i, mount := range mounts {
-		path := filepath.Join(m.root, mount.target)
+		path := filepath.Join(m.root, mount.Target)
 		since, before := asked.LoadOrStore(path, time.Now())
 		if before && time.Since(since.(time.Time)) > statfsLimit {
 			continue

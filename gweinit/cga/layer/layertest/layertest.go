@@ -22,7 +22,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,9 +55,6 @@ type Disk struct {
 	// Broken are calls that do nothing, to see that a test finds that out: "Sync",
 	// "SyncFolder".
 	Broken []string
-	// Now is when what changes is changed; a test sets it. Where files have it from is
-	// Changed.
-	Now int
 
 	root    *node
 	renames []rename // not synced yet
@@ -75,7 +71,6 @@ type content struct {
 	data     string // or the target of a link
 	xattrs   map[string]string
 	children map[string]*node // nil: no folder
-	changed  int
 }
 
 func (c content) clone() content {
@@ -192,15 +187,10 @@ func (n *node) create(path string) error {
 // Dump tells what an image has, a line each: mode, owner, extended attributes,
 // content.
 func (d *Disk) Dump(keep Keep) string {
-	return string(d.root.dump(nil, "", keep, false))
+	return string(d.root.dump(nil, "", keep))
 }
 
-// DumpWithTimes tells besides when things were changed.
-func (d *Disk) DumpWithTimes(keep Keep) string {
-	return string(d.root.dump(nil, "", keep, true))
-}
-
-func (n *node) dump(b []byte, path string, keep Keep, times bool) []byte {
+func (n *node) dump(b []byte, path string, keep Keep) []byte {
 	c := n.left(keep)
 	b = append(append(b, path...), ' ')
 	b = append(b, c.mode.String()...)
@@ -212,12 +202,9 @@ func (n *node) dump(b []byte, path string, keep Keep, times bool) []byte {
 	if c.data != "" {
 		b = strconv.AppendQuote(append(b, ' '), c.data)
 	}
-	if times {
-		b = strconv.AppendInt(append(b, " at "...), int64(c.changed), 10)
-	}
 	b = append(b, '\n')
 	for _, name := range slices.Sorted(maps.Keys(c.children)) {
-		b = c.children[name].dump(b, path+"/"+name, keep, times)
+		b = c.children[name].dump(b, path+"/"+name, keep)
 	}
 	return b
 }
@@ -251,7 +238,6 @@ func (d *Disk) find(path string) (n, parent *node, name string) {
 // put makes something new, after the same was made on the disk.
 func (d *Disk) put(path string, c content) {
 	_, parent, name := d.find(path)
-	c.changed, parent.now.changed = d.Now, d.Now
 	last := c.clone()
 	last.data = ""
 	clear(last.children)
@@ -361,7 +347,6 @@ func (d *Disk) Whiteout(path string) error {
 func (d *Disk) SetXattr(path, name, value string) error {
 	d.step("set %s of %s", name, path)
 	n, _, _ := d.find(path)
-	n.now.changed = d.Now
 	if n.now.xattrs == nil {
 		n.now.xattrs = map[string]string{}
 	}
@@ -400,7 +385,7 @@ func (d *Disk) Mkdir(path string, a layer.Attributes) error {
 func (d *Disk) Set(path string, a layer.Attributes) error {
 	d.step("set %s to %v", path, a)
 	n, _, _ := d.find(path)
-	n.now.mode, n.now.uid, n.now.gid, n.now.changed = n.now.mode&os.ModeType|a.Mode, a.UID, a.GID, d.Now
+	n.now.mode, n.now.uid, n.now.gid = n.now.mode&os.ModeType|a.Mode, a.UID, a.GID
 	return layer.OS{}.Set(path, a)
 }
 
@@ -413,7 +398,6 @@ func (d *Disk) Rename(from, to string) error {
 	_, toFolder, toName := d.find(to)
 	delete(fromFolder.now.children, fromName)
 	toFolder.now.children[toName] = n
-	n.now.changed, fromFolder.now.changed, toFolder.now.changed = d.Now, d.Now, d.Now
 	d.renames = append(d.renames, rename{fromFolder, toFolder})
 	return nil
 }
@@ -425,7 +409,6 @@ func (d *Disk) Remove(path string) error {
 	}
 	_, parent, name := d.find(path)
 	delete(parent.now.children, name)
-	parent.now.changed = d.Now
 	return nil
 }
 
@@ -441,11 +424,9 @@ func (d *Disk) RemoveAll(path string) error {
 			return err
 		}
 		delete(n.now.children, name)
-		n.now.changed = d.Now
 	}
 	d.step("remove %s", path)
 	delete(parent.now.children, base)
-	parent.now.changed = d.Now
 	return os.Remove(path)
 }
 
@@ -453,14 +434,5 @@ func (d *Disk) RemoveXattr(path, name string) error {
 	d.step("remove %s of %s", name, path)
 	n, _, _ := d.find(path)
 	delete(n.now.xattrs, name)
-	n.now.changed = d.Now
 	return layer.OS{}.RemoveXattr(path, name)
-}
-
-func (d *Disk) Changed(path string) (time.Time, error) {
-	n, _, _ := d.find(path)
-	if n == nil {
-		return time.Time{}, &os.PathError{Op: "stat", Path: path, Err: os.ErrNotExist}
-	}
-	return time.Unix(int64(n.now.changed), 0), nil
 }
