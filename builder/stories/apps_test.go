@@ -3,11 +3,8 @@
 package stories
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -26,64 +23,37 @@ import (
 
 	"github.com/exosite/gwe/builder/image"
 	"github.com/exosite/gwe/builder/signing"
+	"github.com/exosite/gwe/gweinit/cga/cgatest"
 	"github.com/exosite/gwe/gweinit/slot"
 )
 
-// file is one of a tarball.
-type file struct {
-	name, text string
-	mode       int64
-}
-
-// script is an install.sh.
-func script(text string) file { return file{"install.sh", "#!/bin/sh\nset -e\n" + text, 0o755} }
-
-// supervised is a supervisor.conf.
-func supervised(text string) file { return file{"supervisor.conf", "[supervisord]\n" + text, 0o644} }
+type file = cgatest.File
 
 // noise is a file of which nothing compresses.
 func noise(size int) file {
 	data := make([]byte, size)
 	rand.NewChaCha8([32]byte{1}).Read(data) // it never fails
-	return file{"noise", string(data), 0o644}
-}
-
-// tarball is an app's.
-func tarball(t testing.TB, files ...file) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	a := tar.NewWriter(z)
-	var errs []error
-	for _, f := range files {
-		errs = append(errs, a.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.text)), Typeflag: tar.TypeReg}))
-		_, err := a.Write([]byte(f.text))
-		errs = append(errs, err)
-	}
-	if err := errors.Join(append(errs, a.Close(), z.Close())...); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return cgatest.Plain("noise", string(data))
 }
 
 // meter is an app of a version: it reports that over and over, as the shell apps in
 // the field do, by a setting that it keeps in a file beside it.
 func meter(t testing.TB, version string) []byte {
-	return tarball(t,
-		script("echo installing meter "+version+"\ncp meter.sh /usr/local/bin/\nmkdir -p /usr/local/etc\necho "+version+" > /usr/local/etc/meter.conf\n"),
-		supervised("command = meter.sh\nenvironment = PATH=\"$PATH:/usr/local/bin\"\n"),
-		file{"meter.sh", `#!/bin/sh
+	return cgatest.Tarball(t,
+		cgatest.Script("echo installing meter "+version+"\ncp meter.sh /usr/local/bin/\nmkdir -p /usr/local/etc\necho "+version+" > /usr/local/etc/meter.conf\n"),
+		cgatest.Supervised("command = meter.sh\nenvironment = PATH=\"$PATH:/usr/local/bin\"\n"),
+		cgatest.Executable("meter.sh", `#!/bin/sh
 unit=none
 test ! -e /usr/local/lib/units.sh || . /usr/local/lib/units.sh
-while ! gdc write $(gwe -C) meter "` + version + ` $(cat /usr/local/etc/meter.conf) $unit"; do sleep 1; done
-echo "changed by ` + version + `" > /usr/local/etc/meter.conf
+while ! gdc write $(gwe -C) meter "`+version+` $(cat /usr/local/etc/meter.conf) $unit"; do sleep 1; done
+echo "changed by `+version+`" > /usr/local/etc/meter.conf
 exec sleep 1000000
-`, 0o755})
+`))
 }
 
 // idler is an app that does nothing.
 func idler(t testing.TB, what string) []byte {
-	return tarball(t, script("echo "+what+"\n"), supervised("command = sleep 1000000\n"))
+	return cgatest.Tarball(t, cgatest.Script("echo "+what+"\n"), cgatest.Supervised("command = sleep 1000000\n"))
 }
 
 // order has the cloud order something of the gateway, and waits for how it ended.
@@ -123,7 +93,7 @@ func TestApps(t *testing.T) {
 		for _, version := range []string{"1", "2"} {
 			e.offer("meter.v"+version+".tar.gz", meter(t, version))
 		}
-		e.offer("other.v1.tar.gz", tarball(t, script("cp noise /usr/local/\n"), supervised("command = sleep 1000000\n"), noise(10_000_000)))
+		e.offer("other.v1.tar.gz", cgatest.Tarball(t, cgatest.Script("cp noise /usr/local/\n"), cgatest.Supervised("command = sleep 1000000\n"), noise(10_000_000)))
 		c := e.card(t, b)
 		c.enlarge(t, 256<<20)
 		m := c.boot(t)
@@ -164,7 +134,7 @@ func TestApps(t *testing.T) {
 		e.until(m, "the new version is reported", func() bool { return e.reported()["meter"] == "RUNNING 2" })
 
 		// A library: those that may use it start again.
-		e.offer("units.v1.tar.gz", tarball(t, script("mkdir -p /usr/local/lib; echo unit=kWh > /usr/local/lib/units.sh\n")))
+		e.offer("units.v1.tar.gz", cgatest.Tarball(t, cgatest.Script("mkdir -p /usr/local/lib; echo unit=kWh > /usr/local/lib/units.sh\n")))
 		e.order(m, installs("units.v1.tar.gz"), "installed: units.v1.tar.gz")
 		meters("2 changed by 2 kWh")
 		if now := pid("other"); now == other {
@@ -174,13 +144,13 @@ func TestApps(t *testing.T) {
 
 		// What fails changes nothing, and says why.
 		other = pid("other")
-		e.offer("bad.v1.tar.gz", tarball(t, script("echo some words; echo x > /var/lib/bad; echo b > /proc/sysrq-trigger; sleep 1000 & rm -rf /data/* || true; exit 3\n")))
+		e.offer("bad.v1.tar.gz", cgatest.Tarball(t, cgatest.Script("echo some words; echo x > /var/lib/bad; echo b > /proc/sysrq-trigger; sleep 1000 & rm -rf /data/* || true; exit 3\n")))
 		if got := e.order(m, installs("bad.v1.tar.gz"), "failed: bad.v1.tar.gz: install.sh ended with status 3"); !strings.HasPrefix(got, "some words\n") {
 			t.Errorf("fetch_status: %q", got)
 		}
-		e.offer("evil.v1.tar.gz", tarball(t, script("rm -rf /* || true\n")))
+		e.offer("evil.v1.tar.gz", cgatest.Tarball(t, cgatest.Script("rm -rf /* || true\n")))
 		e.order(m, installs("evil.v1.tar.gz"), "failed: evil.v1.tar.gz")
-		e.offer("escape.v1.tar.gz", tarball(t, script(""), file{"../escape", "", 0o644}))
+		e.offer("escape.v1.tar.gz", cgatest.Tarball(t, cgatest.Script(""), cgatest.Plain("../escape", "")))
 		e.order(m, installs("meter.v1.tar.gz", "escape.v1.tar.gz"), "../escape")
 		if got := m.runs("ls -1 /data/var/lib /data/apps; ls -1 /data/shared; supervisorctl pid other"); got != strings.Join([]string{"/data/apps:", "1", "2", "3", "4", "rw", "", "/data/var/lib:", "gwe", other}, "\n") {
 			t.Errorf("after failures there is:\n%s", got)
@@ -197,7 +167,7 @@ func TestApps(t *testing.T) {
 		m.waits("supervisorctl status meter other | grep -c RUNNING | grep -x 2")
 
 		// A one-off that reboots is told once, and the apps are there again.
-		e.offer("reboot.v1.tar.gz", tarball(t, script("echo off we go; echo once >> /data/reboots; reboot\n")))
+		e.offer("reboot.v1.tar.gz", cgatest.Tarball(t, cgatest.Script("echo off we go; echo once >> /data/reboots; reboot\n")))
 		e.set("engine_fetch", installs("reboot.v1.tar.gz"))
 		m.sees(`gweinit: reboot`)
 		m.ready(b, slot.A)
@@ -331,7 +301,7 @@ func TestAppsOfTheFirmware(t *testing.T) {
 func BenchmarkFiguresOfApps(b *testing.B) {
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "board\tinstall of 100 MB, s\tgwe, kB\tinstaller, kB\tplain start, ms\tin an overlay, ms\toverlay / plain\t")
-	file := tarball(b, script("mkdir /usr/local/share\nmv noise /usr/local/share/\n"), noise(100_000_000))
+	file := cgatest.Tarball(b, cgatest.Script("mkdir /usr/local/share\nmv noise /usr/local/share/\n"), noise(100_000_000))
 	small := idler(b, "small")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "app", time.Time{}, bytes.NewReader(map[bool][]byte{true: file, false: small}[r.URL.Path == "/big.v1.tar.gz"]))

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/exosite/gwe/builder/qemu"
+	"github.com/exosite/gwe/gweinit/cga/cgatest"
 	"github.com/exosite/gwe/gweinit/exosite/exositetest"
 	"github.com/exosite/gwe/gweinit/exosite/exositetest/cloud"
 	"github.com/exosite/gwe/gweinit/exosite/spec"
@@ -193,7 +194,7 @@ func TestEngine(t *testing.T) {
 		e.Fault(exositetest.Fault{Call: "contentinfo", Times: 1, Status: 503})
 		e.Fault(exositetest.Fault{Call: "content", Times: 1, DropAfter: 100_000})
 		e.Fault(exositetest.Fault{Call: "write", Times: 1, Drop: true})
-		first1 := tarball(t, script("sha256sum noise | cut -d' ' -f1 > /data/installed\n"), noise(300_000))
+		first1 := cgatest.Tarball(t, cgatest.Script("sha256sum noise | cut -d' ' -f1 > /data/installed\n"), noise(300_000))
 		sum := fmt.Sprintf("%x", sha256.Sum256(first1))
 		e.offer("first.v1.tar.gz", first1)
 		m.runs("gwe --set-update-interval 600") // it is pushed
@@ -201,7 +202,7 @@ func TestEngine(t *testing.T) {
 		e.set("engine_fetch", `{"install": [{"name": "first.v1.tar.gz", "sha256": "`+sum+`"}]}`)
 		took := e.until(m, "the command is taken", func() bool { return e.value("engine_fetch") == "" })
 		e.until(m, "the command is done", func() bool { return e.outcomes("installed: first.v1.tar.gz") == 1 })
-		if got, want := m.runs("cat /data/shared/installed"), fmt.Sprintf("%x", sha256.Sum256([]byte(noise(300_000).text))); got != want {
+		if got, want := m.runs("cat /data/shared/installed"), fmt.Sprintf("%x", sha256.Sum256([]byte(noise(300_000).Text))); got != want {
 			t.Errorf("installed is %s, want %s", got, want)
 		}
 		anonymous, err := strconv.Atoi(m.runs("awk '/^RssAnon/{print $2}' /proc/$(supervisorctl pid gwe)/status"))
@@ -239,7 +240,7 @@ func TestEngine(t *testing.T) {
 
 		// The power goes at any moment between taking a command and telling how
 		// it ended: it is done once, and told.
-		e.offer("power.v1.tar.gz", tarball(t, script("sleep 1; echo power >> /data/installed; sleep 1\n"), noise(200_000)))
+		e.offer("power.v1.tar.gz", cgatest.Tarball(t, cgatest.Script("sleep 1; echo power >> /data/installed; sleep 1\n"), noise(200_000)))
 		for cut := range 3 {
 			before := e.outcomes("installed: power.v1.tar.gz")
 			e.set("engine_fetch", `{"install": [{"name": "power.v1.tar.gz"}]}`)

@@ -30,6 +30,7 @@ import (
 	"github.com/exosite/gwe/builder/qemu"
 	"github.com/exosite/gwe/builder/signing"
 	"github.com/exosite/gwe/gweinit/bundle"
+	"github.com/exosite/gwe/gweinit/cga/cgatest"
 	"github.com/exosite/gwe/gweinit/slot"
 	"github.com/exosite/gwe/gweinit/update"
 )
@@ -275,8 +276,8 @@ func TestUpdate(t *testing.T) {
 		}
 
 		// An app, with a user of its own and a file that hides one of the firmware.
-		e.offer("guest.v1.tar.gz", tarball(t, script("echo guest:x:900:900::/:/bin/sh >> /etc/passwd\necho GUEST=1 >> /etc/os-release\n"),
-			supervised("command = sh -c \"id -un; sleep 1000000\"\nuser = guest\n")))
+		e.offer("guest.v1.tar.gz", cgatest.Tarball(t, cgatest.Script("echo guest:x:900:900::/:/bin/sh >> /etc/passwd\necho GUEST=1 >> /etc/os-release\n"),
+			cgatest.Supervised("command = sh -c \"id -un; sleep 1000000\"\nuser = guest\n")))
 		e.order(m, installs("guest.v1.tar.gz"), "installed: guest.v1.tar.gz")
 		m.waits("supervisorctl status guest | grep -q RUNNING && grep -x guest /var/log/guest.log")
 

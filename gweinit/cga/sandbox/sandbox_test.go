@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/exosite/gwe/gweinit/cga/cgatest"
 	"github.com/exosite/gwe/gweinit/control"
 )
 
@@ -39,18 +40,11 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, gateway: t.TempDir(), limit: 20 * time.Second}
 	for _, dir := range []string{
-		"base/proc", "base/sys", "base/dev", "base/run", "base/tmp", "base/var", "base/data", "base/root", "base/etc", "base/usr/bin", "base/usr/local/bin",
 		"run/apps/.gwe", "data/apps", "data/var/log", "data/var/lib", "data/log", "data/shared/gwe", "data/shared/other", "data/gwe",
 	} {
 		w.do(os.MkdirAll(filepath.Join(w.gateway, dir), 0o755))
 	}
-	busybox, err := os.ReadFile("/bin/busybox") // of busybox-static, which "make setup" installs
-	w.do(err)
-	w.do(os.WriteFile(w.path("base/usr/bin/busybox"), busybox, 0o755))
-	for _, applet := range strings.Fields("sh cat echo ls rm mkdir mknod cp mv sleep reboot poweroff kill ps dd yes touch setsid chmod ln mount wc tr grep test stat true false id") {
-		w.do(os.Symlink("busybox", w.path("base/usr/bin/"+applet)))
-	}
-	w.do(os.Symlink("usr/bin", w.path("base/bin")))
+	cgatest.Base(t, w.path("base"))
 	for file, text := range map[string]string{
 		"base/etc/os-release": "NAME=test\n", "run/resolv.conf": "nameserver 192.0.2.1\n", "data/gwe/secret": "secret\n",
 		"run/apps/.gwe/Gateway.cfg": "[device]\ncik = abc\n", "data/var/lib/db": "old\n", "data/log/app.log": "a line\n",

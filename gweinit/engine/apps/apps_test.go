@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/exosite/gwe/gweinit/cga/cgatest"
 	"github.com/exosite/gwe/gweinit/cga/generation"
 	"github.com/exosite/gwe/gweinit/cga/sandbox"
 	"github.com/exosite/gwe/gweinit/control"
@@ -34,10 +35,10 @@ func (w *world) want(apps ...string) {
 func TestLife(t *testing.T) {
 	w := newWorld(t)
 	w.program("one", "1")
-	w.program("one", "2", file{"extra", "extra", 0o644})
+	w.program("one", "2", cgatest.Plain("extra", "extra"))
 	w.program("two", "1")
-	w.tarball("lib.v1.tar.gz", script("echo lib > /usr/local/lib.sh"))
-	w.tarball("once.v1.tar.gz", script("echo the log:; cat /var/log/some.log; rm -f /no/such/file"))
+	w.tarball("lib.v1.tar.gz", cgatest.Script("echo lib > /usr/local/lib.sh"))
+	w.tarball("once.v1.tar.gz", cgatest.Script("echo the log:; cat /var/log/some.log; rm -f /no/such/file"))
 	w.write("data/log/some.log", "a line\n")
 
 	out, err := w.order("one.v1.tar.gz")
@@ -106,9 +107,9 @@ func TestTogether(t *testing.T) {
 	w := newWorld(t)
 	w.program("one", "1")
 	w.program("two", "1")
-	w.tarball("sees.v1.tar.gz", script("/usr/local/bin/one; cat /var/lib/of-first"))
-	w.tarball("first.v1.tar.gz", script("echo x > /var/lib/of-first; echo y > /data/of-first"))
-	w.tarball("bad.v1.tar.gz", script("echo z > /var/lib/of-bad; echo so; exit 7"))
+	w.tarball("sees.v1.tar.gz", cgatest.Script("/usr/local/bin/one; cat /var/lib/of-first"))
+	w.tarball("first.v1.tar.gz", cgatest.Script("echo x > /var/lib/of-first; echo y > /data/of-first"))
+	w.tarball("bad.v1.tar.gz", cgatest.Script("echo z > /var/lib/of-bad; echo so; exit 7"))
 	if out, err := w.order("one.v1.tar.gz", "first.v1.tar.gz", "bad.v1.tar.gz"); err == nil || !strings.Contains(err.Error(), "bad: install.sh ended with status 7") || !strings.HasSuffix(out, "so\n") {
 		t.Errorf("%q, %v", out, err)
 	}
@@ -139,20 +140,20 @@ func TestRefused(t *testing.T) {
 		files []file
 		want  string
 	}{
-		{"no installer", "a.v1.tar.gz", []file{{"x", "", 0o644}}, "install.sh"},
-		{"not executable", "a.v1.tar.gz", []file{{"install.sh", "#!/bin/sh\n", 0o644}}, "install.sh"},
-		{"a path that leads out", "a.v1.tar.gz", []file{script(""), {"../x", "", 0o644}}, "../x"},
-		{"twice the same", "a.v1.tar.gz", []file{script(""), script("")}, "install.sh"},
-		{"a name that is the firmware's", "gwe.v1.tar.gz", []file{script("")}, "gwe"},
-		{"removes the firmware", "a.v1.tar.gz", []file{script("busybox rm -rf /usr/* /etc 2>/dev/null || true")}, "/etc: it is a part of the firmware"},
-		{"removes a program of the firmware", "a.v1.tar.gz", []file{script("rm /usr/bin/busybox")}, "/usr/bin/busybox"},
-		{"replaces gwe", "a.v1.tar.gz", []file{script("echo > /usr/bin/gweinit")}, "gweinit"},
-		{"a device", "a.v1.tar.gz", []file{script("busybox mknod /usr/local/null c 1 3")}, "/usr/local/null"},
-		{"silences gwe", "a.v1.tar.gz", []file{script("echo '[program:gwe]' > /etc/supervisor/conf.d/gwe.conf")}, "gwe.conf"},
-		{"another's program", "a.v1.tar.gz", []file{script("mkdir -p /etc/supervisor/conf.d; printf '[program:gwe]\\ncommand=true\\n' > /etc/supervisor/conf.d/x.conf"), supervised("command=true")}, "an app can have nothing of the name gwe"},
-		{"an unknown user", "a.v1.tar.gz", []file{script(""), supervised("command=true\nuser=nobody-knows")}, "no such user"},
-		{"a bad option", "a.v1.tar.gz", []file{script(""), supervised("command=true\nstartsecs=soon")}, "startsecs"},
-		{"no Python", "a.v1.tar.gz", []file{{"setup.py", "import os\n", 0o755}}, "python"},
+		{"no installer", "a.v1.tar.gz", []file{cgatest.Plain("x", "")}, "install.sh"},
+		{"not executable", "a.v1.tar.gz", []file{cgatest.Plain("install.sh", "#!/bin/sh\n")}, "install.sh"},
+		{"a path that leads out", "a.v1.tar.gz", []file{cgatest.Script(""), cgatest.Plain("../x", "")}, "../x"},
+		{"twice the same", "a.v1.tar.gz", []file{cgatest.Script(""), cgatest.Script("")}, "install.sh"},
+		{"a name that is the firmware's", "gwe.v1.tar.gz", []file{cgatest.Script("")}, "gwe"},
+		{"removes the firmware", "a.v1.tar.gz", []file{cgatest.Script("busybox rm -rf /usr/* /etc 2>/dev/null || true")}, "/etc: it is a part of the firmware"},
+		{"removes a program of the firmware", "a.v1.tar.gz", []file{cgatest.Script("rm /usr/bin/busybox")}, "/usr/bin/busybox"},
+		{"replaces gwe", "a.v1.tar.gz", []file{cgatest.Script("echo > /usr/bin/gweinit")}, "gweinit"},
+		{"a device", "a.v1.tar.gz", []file{cgatest.Script("busybox mknod /usr/local/null c 1 3")}, "/usr/local/null"},
+		{"silences gwe", "a.v1.tar.gz", []file{cgatest.Script("echo '[program:gwe]' > /etc/supervisor/conf.d/gwe.conf")}, "gwe.conf"},
+		{"another's program", "a.v1.tar.gz", []file{cgatest.Script("mkdir -p /etc/supervisor/conf.d; printf '[program:gwe]\\ncommand=true\\n' > /etc/supervisor/conf.d/x.conf"), cgatest.Supervised("command=true")}, "an app can have nothing of the name gwe"},
+		{"an unknown user", "a.v1.tar.gz", []file{cgatest.Script(""), cgatest.Supervised("command=true\nuser=nobody-knows")}, "no such user"},
+		{"a bad option", "a.v1.tar.gz", []file{cgatest.Script(""), cgatest.Supervised("command=true\nstartsecs=soon")}, "startsecs"},
+		{"no Python", "a.v1.tar.gz", []file{cgatest.Executable("setup.py", "import os\n")}, "python"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -174,7 +175,7 @@ func TestRefused(t *testing.T) {
 // TestInstallerWithAUser makes a user that its program runs as.
 func TestInstallerWithAUser(t *testing.T) {
 	w := newWorld(t)
-	w.tarball("a.v1.tar.gz", script("echo app:x:500:500::/:/bin/sh >> /etc/passwd"), supervised("command=true\nuser=app"))
+	w.tarball("a.v1.tar.gz", cgatest.Script("echo app:x:500:500::/:/bin/sh >> /etc/passwd"), cgatest.Supervised("command=true\nuser=app"))
 	if out, err := w.order("a.v1.tar.gz"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -185,13 +186,13 @@ func TestInstallerWithAUser(t *testing.T) {
 func TestUsersStay(t *testing.T) {
 	w := newWorld(t)
 	user := func(name string, id int) file {
-		return script(fmt.Sprintf("busybox grep -q ^%s: /etc/passwd || echo %s:x:%d:%d::/:/bin/sh >> /etc/passwd", name, name, id, id))
+		return cgatest.Script(fmt.Sprintf("busybox grep -q ^%s: /etc/passwd || echo %s:x:%d:%d::/:/bin/sh >> /etc/passwd", name, name, id, id))
 	}
 	for _, version := range []string{"1", "2"} {
-		w.tarball("a.v"+version+".tar.gz", user("anna", 700), supervised("command=true\nuser=anna"))
+		w.tarball("a.v"+version+".tar.gz", user("anna", 700), cgatest.Supervised("command=true\nuser=anna"))
 	}
-	w.tarball("b.v1.tar.gz", user("bert", 701), supervised("command=true\nuser=bert"))
-	w.tarball("look.v1.tar.gz", script("cat /etc/passwd"))
+	w.tarball("b.v1.tar.gz", user("bert", 701), cgatest.Supervised("command=true\nuser=bert"))
+	w.tarball("look.v1.tar.gz", cgatest.Script("cat /etc/passwd"))
 	for _, items := range []string{"a.v1.tar.gz", "b.v1.tar.gz", "a.v2.tar.gz", "uninstall b"} {
 		if out, err := w.order(items); err != nil {
 			o, _ := exec.Command("sh", "-c", "cd "+w.path("data/apps")+"; find . -name passwd | while read f; do echo $f; cat $f; done").CombinedOutput()
@@ -208,7 +209,7 @@ func TestUsersStay(t *testing.T) {
 // TestRebootsOnce: a one-off that reboots is told exactly once, and runs once.
 func TestRebootsOnce(t *testing.T) {
 	w := newWorld(t)
-	w.tarball("reboot.v1.tar.gz", script("echo x >> /var/lib/runs; echo rebooting; reboot"))
+	w.tarball("reboot.v1.tar.gz", cgatest.Script("echo x >> /var/lib/runs; echo rebooting; reboot"))
 	if _, err := w.again("job", false, "reboot.v1.tar.gz"); !errors.Is(err, context.Canceled) {
 		t.Fatalf("before the reboot: %v", err)
 	}
@@ -264,8 +265,8 @@ func TestTrial(t *testing.T) {
 // TestTwoAtOnce: the second waits for the first, and has it below.
 func TestTwoAtOnce(t *testing.T) {
 	w := newWorld(t)
-	w.tarball("slow.v1.tar.gz", script("echo > /usr/local/slow; sleep 2"))
-	w.tarball("fast.v1.tar.gz", script("ls /usr/local"))
+	w.tarball("slow.v1.tar.gz", cgatest.Script("echo > /usr/local/slow; sleep 2"))
+	w.tarball("fast.v1.tar.gz", cgatest.Script("ls /usr/local"))
 	done := make(chan error)
 	go func() { _, err := w.again("slow", false, "slow.v1.tar.gz"); done <- err }()
 	for { // it has the lock
@@ -293,7 +294,7 @@ func TestForty(t *testing.T) {
 	var names []string
 	for n := range 41 {
 		name := fmt.Sprintf("app%d.v1.tar.gz", n)
-		w.tarball(name, script(fmt.Sprintf("echo > /usr/local/file%d", n)))
+		w.tarball(name, cgatest.Script(fmt.Sprintf("echo > /usr/local/file%d", n)))
 		names = append(names, name)
 	}
 	if out, err := w.order(names[:20]...); err != nil {
@@ -308,7 +309,7 @@ func TestForty(t *testing.T) {
 	if got := len(w.apps()); got != 40 {
 		t.Errorf("%d apps", got)
 	}
-	w.tarball("look.v1.tar.gz", script("ls /usr/local | busybox wc -l"))
+	w.tarball("look.v1.tar.gz", cgatest.Script("ls /usr/local | busybox wc -l"))
 	if out, err := w.order("look.v1.tar.gz"); err != nil || out != "41\n" { // with bin
 		t.Errorf("a one-off sees %q, %v", out, err)
 	}
@@ -322,8 +323,8 @@ func TestNoRoom(t *testing.T) {
 	w.small(24 << 20)
 	w.program("one", "1")
 	big := strings.Repeat("0123456789abcdef", 12<<20/16)
-	w.tarball("big.v1.tar.gz", script(""), file{"big", big, 0o644})
-	w.tarball("grows.v1.tar.gz", script("dd if=/dev/zero of=/usr/local/big bs=65536 count=1000 2>/dev/null; sleep 100"))
+	w.tarball("big.v1.tar.gz", cgatest.Script(""), cgatest.Plain("big", big))
+	w.tarball("grows.v1.tar.gz", cgatest.Script("dd if=/dev/zero of=/usr/local/big bs=65536 count=1000 2>/dev/null; sleep 100"))
 	if _, err := w.order("one.v1.tar.gz"); err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +357,7 @@ func TestWishes(t *testing.T) {
 	w.do(err)
 	w.do(os.WriteFile(w.path("base/usr/bin/supervisorctl"), data, 0o755))
 	w.write("base/etc/supervisor/supervisord.conf", "[supervisord]\n[supervisorctl]\nserverurl=unix:///run/supervisor.sock\n[include]\nfiles = conf.d/*.conf\n")
-	w.tarball("stops.v1.tar.gz", script("supervisorctl stop other gwe\nsupervisorctl restart stops || true\nsupervisorctl signal HUP third\nsupervisorctl update\nsupervisorctl reload"))
+	w.tarball("stops.v1.tar.gz", cgatest.Script("supervisorctl stop other gwe\nsupervisorctl restart stops || true\nsupervisorctl signal HUP third\nsupervisorctl update\nsupervisorctl reload"))
 	if out, err := w.order("stops.v1.tar.gz"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -364,7 +365,7 @@ func TestWishes(t *testing.T) {
 		t.Errorf("PID 1 was asked for %q, want %q", got, want)
 	}
 	w.calls = nil
-	w.tarball("stops.v2.tar.gz", script("supervisorctl stop all"))
+	w.tarball("stops.v2.tar.gz", cgatest.Script("supervisorctl stop all"))
 	if out, err := w.order("stops.v2.tar.gz"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -376,8 +377,8 @@ func TestWishes(t *testing.T) {
 // TestSettings: an installer that changes the gateway's settings.
 func TestSettings(t *testing.T) {
 	w := newWorld(t)
-	w.tarball("sets.v1.tar.gz", script("cat /data/gwe/Gateway.cfg; printf '[engine]\\nupdate_interval = 60\\n' > /data/gwe/Engine.config"))
-	w.tarball("fails.v1.tar.gz", script("printf '[engine]\\nupdate_interval = 70\\n' > /data/gwe/Engine.config; false"))
+	w.tarball("sets.v1.tar.gz", cgatest.Script("cat /data/gwe/Gateway.cfg; printf '[engine]\\nupdate_interval = 60\\n' > /data/gwe/Engine.config"))
+	w.tarball("fails.v1.tar.gz", cgatest.Script("printf '[engine]\\nupdate_interval = 70\\n' > /data/gwe/Engine.config; false"))
 	if _, err := w.order("fails.v1.tar.gz"); err == nil || !strings.HasPrefix(w.read("data/gwe/Engine.config"), "!") {
 		t.Errorf("%v, Engine.config %q", err, w.read("data/gwe/Engine.config"))
 	}
@@ -393,7 +394,7 @@ func TestBaked(t *testing.T) {
 	w.do(os.MkdirAll(w.path("base"+Baked), 0o755))
 	bake := func(file string) { w.do(os.Rename(file, w.path("base"+Baked+"/"+filepath.Base(file)))) }
 	bake(w.program("one", "1"))
-	bake(w.tarball("bad.v1.tar.gz", script("exit 1")))
+	bake(w.tarball("bad.v1.tar.gz", cgatest.Script("exit 1")))
 	next := func(want string) *Order {
 		t.Helper()
 		o, err := w.NextBaked(t.Context())
@@ -490,7 +491,7 @@ func TestInterruptedSequel(t *testing.T) {
 func TestFull(t *testing.T) {
 	w := newWorld(t)
 	w.small(20 << 20)
-	w.program("one", "1", file{"filler", strings.Repeat("x", 2<<20), 0o644})
+	w.program("one", "1", cgatest.Plain("filler", strings.Repeat("x", 2<<20)))
 	w.program("one", "2")
 	w.program("two", "1")
 	for _, name := range []string{"one.v1.tar.gz", "one.v2.tar.gz", "two.v1.tar.gz"} {
@@ -518,7 +519,7 @@ func TestFull(t *testing.T) {
 // has by now is refused.
 func TestClashingRollback(t *testing.T) {
 	w := newWorld(t)
-	w.tarball("a.v1.tar.gz", script("mkdir -p /etc/supervisor/conf.d; printf '[program:b]\ncommand=true\n' > /etc/supervisor/conf.d/own.conf"))
+	w.tarball("a.v1.tar.gz", cgatest.Script("mkdir -p /etc/supervisor/conf.d; printf '[program:b]\ncommand=true\n' > /etc/supervisor/conf.d/own.conf"))
 	w.program("b", "1")
 	for _, items := range []string{"a.v1.tar.gz", "uninstall a", "b.v1.tar.gz"} {
 		if _, err := w.order(items); err != nil {

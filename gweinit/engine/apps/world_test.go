@@ -1,11 +1,7 @@
 package apps
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/exosite/gwe/gweinit/cga/cgatest"
 	"github.com/exosite/gwe/gweinit/cga/sandbox"
 	"github.com/exosite/gwe/gweinit/control"
 	"github.com/exosite/gwe/gweinit/engine/command"
@@ -59,18 +56,11 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t}
 	w.Installer = &Installer{Root: root, Base: filepath.Join(root, "base"), Host: w, Version: "1.0.0", Limit: 20 * time.Second, Log: t.Logf}
 	for _, dir := range []string{
-		"base/proc", "base/sys", "base/dev", "base/run", "base/tmp", "base/var", "base/data", "base/root", "base/etc/supervisor/conf.d", "base/usr/bin", "base/usr/local/bin",
 		"run/apps/.gwe", "run/gwe", "data/apps", "data/generations", "data/var/log", "data/var/lib", "data/log", "data/shared/gwe", "data/gwe",
 	} {
 		w.do(os.MkdirAll(filepath.Join(root, dir), 0o755))
 	}
-	busybox, err := os.ReadFile("/bin/busybox") // of busybox-static, which "make setup" installs
-	w.do(err)
-	w.do(os.WriteFile(w.path("base/usr/bin/busybox"), busybox, 0o755))
-	for _, applet := range strings.Fields("sh cat echo ls rm mkdir cp mv sleep reboot kill dd yes touch chmod ln test true false sed find") {
-		w.do(os.Symlink("busybox", w.path("base/usr/bin/"+applet)))
-	}
-	w.do(os.Symlink("usr/bin", w.path("base/bin")))
+	cgatest.Base(t, w.path("base"))
 	w.write("base/etc/supervisor/supervisord.conf", "[supervisord]\n[include]\nfiles = conf.d/*.conf\n")
 	w.write("base/etc/supervisor/conf.d/gwe.conf", "[program:gwe]\ncommand=/usr/bin/gwe\n")
 	w.write("base/etc/passwd", "root:x:0:0::/root:/bin/sh\n")
@@ -158,40 +148,21 @@ func (w *world) Control() control.Client {
 	return control.Client{Socket: w.path("run/supervisor.sock")}
 }
 
-// file is one of a tarball.
-type file struct {
-	name, text string
-	mode       int64
-}
-
-// script is an install.sh.
-func script(text string) file { return file{"install.sh", "#!/bin/sh\nset -e\n" + text, 0o755} }
-
-// supervised is a supervisor.conf.
-func supervised(text string) file { return file{"supervisor.conf", "[supervisord]\n" + text, 0o644} }
+type file = cgatest.File
 
 // tarball writes one, and returns its path.
 func (w *world) tarball(name string, files ...file) string {
 	w.t.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	a := tar.NewWriter(z)
-	for _, f := range files {
-		w.do(a.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.text)), Typeflag: tar.TypeReg}))
-		_, err := a.Write([]byte(f.text))
-		w.do(err)
-	}
-	w.do(errors.Join(a.Close(), z.Close()))
 	path := filepath.Join(w.path("run"), name)
-	w.do(os.WriteFile(path, b.Bytes(), 0o644))
+	w.do(os.WriteFile(path, cgatest.Tarball(w.t, files...), 0o644))
 	return path
 }
 
 // program is an app that is one, and says which version it is.
 func (w *world) program(app, version string, more ...file) string {
 	return w.tarball(app+".v"+version+".tar.gz", append([]file{
-		script("echo installing " + version + "\ncp app /usr/local/bin/" + app + "\n"), supervised("command=/usr/local/bin/" + app + "\n"),
-		{"app", "#!/bin/sh\necho " + app + " " + version + "\n", 0o755},
+		cgatest.Script("echo installing " + version + "\ncp app /usr/local/bin/" + app + "\n"), cgatest.Supervised("command=/usr/local/bin/" + app + "\n"),
+		cgatest.Executable("app", "#!/bin/sh\necho "+app+" "+version+"\n"),
 	}, more...)...)
 }
 

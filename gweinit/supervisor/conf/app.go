@@ -77,22 +77,11 @@ func (l *loader) app(a *App) {
 func (l *loader) appFile(a *App, root *os.Root, name string) {
 	file := filepath.Join(a.Folder, name)
 	text, err := readFile(root.OpenFile, name)
-	if err != nil {
-		l.fail(&Error{File: file, Err: fmt.Errorf("the file is left out: %w", err)})
-		return
-	}
 	if l.used.total += len(text); l.used.total > l.most.total {
-		l.fail(&Error{File: file, Err: errors.New("the file is left out: those of the app are too long together")})
-		return
+		err = errors.New("those of the app are too long together")
 	}
-	doc, errs := parseINI(file, text)
-	for i, e := range errs {
-		if i == 0 {
-			e.Err = fmt.Errorf("the file is left out: %w", e.Err)
-		}
-		l.fail(e)
-	}
-	if len(errs) > 0 {
+	doc := l.document(file, text, err)
+	if doc == nil {
 		return
 	}
 	for _, s := range doc.sections {

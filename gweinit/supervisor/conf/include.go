@@ -54,18 +54,8 @@ func (l *loader) include() {
 
 func (l *loader) includeFile(name string) {
 	text, err := readFile(os.OpenFile, name)
-	if err != nil {
-		l.fail(&Error{File: name, Err: fmt.Errorf("the file is left out: %w", err)})
-		return
-	}
-	doc, errs := parseINI(name, text)
-	for i, e := range errs {
-		if i == 0 {
-			e.Err = fmt.Errorf("the file is left out: %w", e.Err)
-		}
-		l.fail(e)
-	}
-	if len(errs) > 0 {
+	doc := l.document(name, text, err)
+	if doc == nil {
 		return
 	}
 	if s := doc.section("include"); s != nil {
@@ -73,6 +63,25 @@ func (l *loader) includeFile(name string) {
 		doc.remove(s.name)
 	}
 	l.doc.merge(doc)
+}
+
+// document returns what a file beside the main one says, by its text or the error of
+// reading it: nil if it is left out, for an error.
+func (l *loader) document(file, text string, err error) *document {
+	doc, errs := (*document)(nil), Errors{{File: file, Err: err}}
+	if err == nil {
+		doc, errs = parseINI(file, text)
+	}
+	for i, e := range errs {
+		if i == 0 {
+			e.Err = fmt.Errorf("the file is left out: %w", e.Err)
+		}
+		l.fail(e)
+	}
+	if len(errs) > 0 {
+		return nil
+	}
+	return doc
 }
 
 const magic = "*?["
