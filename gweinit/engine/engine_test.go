@@ -195,7 +195,8 @@ func (w *world) engine(installers ...command.Installer) (*assembled, *fakeHost, 
 	w.t.Helper()
 	log := new(bytes.Buffer)
 	h := &fakeHost{}
-	b := assemble(w.root, installers, log)
+	b := assemble(w.root, log)
+	b.queue.Installers = installers
 	b.host = h
 	if err := b.open(); err != nil {
 		w.t.Fatal(err)
@@ -535,7 +536,7 @@ func TestUnprovisioned(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(root, "etc/gweinit"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b := assemble(root, nil, new(bytes.Buffer))
+	b := assemble(root, new(bytes.Buffer))
 	b.host = &fakeHost{}
 	if err := b.open(); err != nil {
 		t.Fatal(err)

@@ -126,7 +126,7 @@ func (s scenario) day(t *testing.T, n int, bin time.Duration) *fleet {
 		var all sync.WaitGroup
 		for i := range n {
 			root := filepath.Join(dir, fmt.Sprint(i))
-			b := assemble(root, nil, io.Discard)
+			b := assemble(root, io.Discard)
 			b.host = &fakeHost{}
 			m := &member{fleet: f}
 			if s.activated {

@@ -52,9 +52,6 @@ const (
 	downloadPatience = 3 * time.Minute
 )
 
-// installers are what this firmware installs, beside itself.
-var installers []command.Installer
-
 // assembled is an engine on real files, the real cloud and PID 1.
 type assembled struct {
 	*Engine
@@ -63,7 +60,7 @@ type assembled struct {
 	client   atomic.Pointer[exosite.Client]
 }
 
-func assemble(root string, installers []command.Installer, log io.Writer) *assembled {
+func assemble(root string, log io.Writer) *assembled {
 	level := new(slog.LevelVar)
 	b := &assembled{Engine: &Engine{
 		root: root, version: version(root), level: level,
@@ -79,10 +76,11 @@ func assemble(root string, installers []command.Installer, log io.Writer) *assem
 		settings: gateway.Settings{UpdateInterval: gateway.DefaultUpdateInterval, ActivationRetry: gateway.DefaultActivationRetry},
 	}}
 	b.connect = b.dial
+	var installers []command.Installer // a workstation installs nothing
 	if gateway.Here(root) {
 		b.apps = newInstaller(root, func(format string, args ...any) { b.log.Error(fmt.Sprintf(format, args...)) })
 		b.installed = (&installed{root: root, version: b.version}).list
-		installers = append(slices.Clone(installers), b.firmware(newMachine(root)), b.apps)
+		installers = []command.Installer{b.firmware(newMachine(root)), b.apps}
 	}
 	kick := func() {
 		select {
@@ -241,10 +239,6 @@ func room(dir string, size int64) error {
 
 // serve runs the engine below root, or checks in once.
 func serve(root string, once bool, out, errs io.Writer) int {
-	return serveWith(root, once, installers, out, errs)
-}
-
-func serveWith(root string, once bool, installers []command.Installer, out, errs io.Writer) int {
 	fail := func(err error) int {
 		fmt.Fprintf(errs, "gwe: %v\n", err)
 		return 1
@@ -271,7 +265,7 @@ func serveWith(root string, once bool, installers []command.Installer, out, errs
 	}
 	defer unlock()
 
-	b := assemble(root, installers, errs)
+	b := assemble(root, errs)
 	if err := b.open(); err != nil {
 		return fail(err)
 	}

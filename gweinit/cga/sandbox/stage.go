@@ -56,7 +56,7 @@ func stage() (end ending) {
 	}
 	// busybox's "reboot" and "poweroff" ask PID 1, which is us.
 	asked := make(chan os.Signal, 16)
-	signal.Notify(asked, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(asked, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
 	if err := enter(s); err != nil {
 		return fail(err)
 	}
@@ -78,20 +78,30 @@ func stage() (end ending) {
 		}
 	}
 	end.Left = endOthers()
-	time.Sleep(50 * time.Millisecond) // a signal of its last moment takes its way through the Go runtime
-	for {
+	// A signal of its last moment takes its way through the Go runtime, with threads
+	// that a busy gateway lets wait. One of our own comes after it, or nearly so.
+	unix.Kill(1, unix.SIGWINCH)
+	for last := time.After(lastSignal); ; {
 		select {
 		case sig := <-asked:
-			if sig == unix.SIGTERM || sig == unix.SIGINT {
+			switch sig {
+			case unix.SIGWINCH:
+				last = time.After(nearly)
+			case unix.SIGTERM, unix.SIGINT:
 				end.Reboot = true
-			} else {
+			default:
 				end.Poweroff = true
 			}
-		default:
+		case <-last:
 			return end
 		}
 	}
 }
+
+const (
+	lastSignal = 5 * time.Second
+	nearly     = 200 * time.Millisecond
+)
 
 // enter makes the root directory and goes there. Nothing of the old one is left.
 func enter(s spec) error {
