@@ -252,7 +252,7 @@ func TestUpdate(t *testing.T) {
 		good := newer.writeBundle(t, "1.1.0", bootImage, root)
 		e := startExosite(t, "GW-8")
 		e.offer("gw.v1.1.0.fw", good)
-		c := e.gatewayAt(t, older, 60)
+		c := e.gatewayAt(t, older, 90)
 		small := func(o *qemu.Options) { // the least that there is
 			if b.Board == "qemu-mipsel" {
 				o.Memory = 64

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -68,10 +67,8 @@ func (a *apps) take() error {
 		return err
 	}
 	var dirs []string
-	for _, app := range current.Apps {
-		if app.Layer > 0 {
-			dirs = append(dirs, layerFolder(app.Layer))
-		}
+	for _, l := range a.store.Layers(current) {
+		dirs = append(dirs, l.Dir)
 	}
 	// The same layers have the same: who has them mounted needs no other.
 	stack := sha256.Sum256([]byte(strings.Join(dirs, ":")))
@@ -108,31 +105,11 @@ func (a *apps) complete() bool {
 	return a.whole
 }
 
-func layerFolder(number int) string { return filepath.Join("/data/apps", strconv.Itoa(number)) }
-
-func layerRoot(number int) string { return filepath.Join(layerFolder(number), layer.Root) }
-
-// configs are for the configuration of the programs. A library may be anybody's: its
-// change is one of all programs.
-func (a *apps) configs() (configs []conf.App) {
+// configs are for the configuration of the programs.
+func (a *apps) configs() []conf.App {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var libraries strings.Builder
-	for _, app := range a.current.Apps {
-		if app.Layer > 0 && !app.Program {
-			fmt.Fprintf(&libraries, " %d", app.Layer)
-		}
-	}
-	for _, app := range a.current.Apps {
-		if app.Program {
-			configs = append(configs, conf.App{
-				Name: app.Name, Folder: layerRoot(app.Layer), Root: view.ProgramRoot("", app.Name), Accounts: a.accounts,
-				Log:      func(path string) string { return view.LogFile("", path) },
-				Revision: strconv.Itoa(app.Layer) + libraries.String(),
-			})
-		}
-	}
-	return configs
+	return a.store.Programs(a.current, a.accounts)
 }
 
 // prepare makes the root directory of a program of an app.
@@ -145,9 +122,10 @@ func (a *apps) prepare(p conf.Program, idle bool) error {
 		if app.Layer == 0 {
 			continue
 		}
-		stack.Lower = append(stack.Lower, layerRoot(app.Layer))
+		root := a.store.Layer(app.Layer).Root()
+		stack.Lower = append(stack.Lower, root)
 		if app.Name == p.App {
-			stack.Layer, stack.Root = app.Layer, layerRoot(app.Layer)
+			stack.Layer, stack.Root = app.Layer, root
 			stack.Upper = view.Upper{Dir: a.store.Upper(app)}
 		}
 	}

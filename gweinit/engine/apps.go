@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -71,17 +69,14 @@ type installed struct {
 
 // list is for the engine's goroutine.
 func (i *installed) list() (list []report.App, err error) {
-	current, err := (&generation.Store{Root: i.root}).Current()
+	store := generation.Store{Root: i.root}
+	current, err := store.Current()
 	if i.stale == nil || i.number != current.Number {
 		i.number, i.stale = current.Number, map[int][]string{}
-		for _, a := range current.Apps {
-			if a.Layer == 0 {
-				continue
-			}
-			dir := filepath.Join(i.root, "/data/apps", strconv.Itoa(a.Layer))
-			paths, staleErr := layer.Stale(dir, "/", i.version)
+		for _, l := range store.Layers(current) {
+			paths, staleErr := layer.Stale(l.Dir, "/", i.version)
 			err = errors.Join(err, staleErr)
-			i.stale[a.Layer] = paths
+			i.stale[l.Number] = paths
 		}
 	}
 	for _, a := range current.Apps {

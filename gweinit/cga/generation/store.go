@@ -48,6 +48,19 @@ func (s *Store) path(elem ...string) string {
 
 func (s *Store) layerPath(number int) string { return s.path(appsFolder, strconv.Itoa(number)) }
 
+// Layer is the layer with a number.
+func (s *Store) Layer(number int) Layer { return Layer{number, s.layerPath(number)} }
+
+// Layers are those of the apps of a generation, from the lowest to the top.
+func (s *Store) Layers(g Generation) (layers []Layer) {
+	for _, a := range g.Apps {
+		if a.Layer > 0 {
+			layers = append(layers, s.Layer(a.Layer))
+		}
+	}
+	return layers
+}
+
 // Upper is the folder with what the programs of an app have written: that of a
 // view.Upper.
 func (s *Store) Upper(a App) string { return s.path(rwFolder, strconv.Itoa(a.Since)) }

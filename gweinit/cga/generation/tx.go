@@ -24,7 +24,7 @@ type Tx struct {
 	written bool
 }
 
-// Layer is the folder of a layer that is being made.
+// Layer is the folder of a layer.
 type Layer struct {
 	Number int
 	Dir    string
@@ -92,7 +92,7 @@ func (t *Tx) Generation() Generation { return t.next.clone() }
 // Layer makes the folder of a new layer.
 func (t *Tx) Layer() (Layer, error) {
 	number := max(t.next.Last, t.s.highestLayer()) + 1
-	l := Layer{number, t.s.layerPath(number)}
+	l := t.s.Layer(number)
 	if t.looked == nil { // before the first installer
 		t.looked = map[string]*layer.Before{}
 		for _, over := range lastings {

@@ -86,7 +86,7 @@ const accountsFolder = "accounts"
 func (r *run) accounts(app, dir string) (seen, others string, err error) {
 	var dirs []string
 	for _, number := range r.tx.Below(app) {
-		dirs = append(dirs, r.layerFolder(number, ""))
+		dirs = append(dirs, r.store().Layer(number).Dir)
 	}
 	merge := func(name string) string {
 		to := filepath.Join(dir, accountsFolder, name)
@@ -98,7 +98,7 @@ func (r *run) accounts(app, dir string) (seen, others string, err error) {
 	}
 	others = merge("others")
 	if before, ok := r.tx.Generation().App(app); ok && before.Layer > 0 {
-		dirs = append(dirs, r.layerFolder(before.Layer, ""))
+		dirs = append(dirs, r.store().Layer(before.Layer).Dir)
 	}
 	return merge("seen"), others, err
 }
@@ -147,13 +147,9 @@ func (r *run) install(ctx context.Context, c change, contents cga.Contents, l ge
 func (r *run) lower(app string) []string {
 	lower := []string{r.base()}
 	for _, number := range r.tx.Below(app) {
-		lower = append(lower, r.layerFolder(number, layer.Root))
+		lower = append(lower, r.store().Layer(number).Root())
 	}
 	return lower
-}
-
-func (r *run) layerFolder(number int, below string) string {
-	return filepath.Join(r.path("data/apps"), fmt.Sprint(number), below)
 }
 
 // configure writes the app's configuration into its layer, and says whether it has

@@ -10,7 +10,6 @@ import (
 
 	"github.com/exosite/gwe/gweinit/cga/generation"
 	"github.com/exosite/gwe/gweinit/cga/layer"
-	"github.com/exosite/gwe/gweinit/cga/view"
 	"github.com/exosite/gwe/gweinit/supervisor/conf"
 )
 
@@ -40,28 +39,19 @@ func (r *run) wrong(g generation.Generation) (texts map[string]bool, odd []strin
 		return map[string]bool{err.Error(): true}, nil
 	}
 	defer os.RemoveAll(accounts)
-	var dirs []string
-	var apps []conf.App
-	for _, a := range g.Apps {
-		if a.Layer > 0 {
-			dirs = append(dirs, r.layerFolder(a.Layer, ""))
-		}
-		if a.Program {
-			apps = append(apps, conf.App{
-				Name: a.Name, Folder: r.layerFolder(a.Layer, layer.Root), Root: view.ProgramRoot(r.Root, a.Name), Accounts: accounts,
-				Log: func(path string) string { return view.LogFile(r.Root, path) },
-			})
-		}
+	store, dirs := r.store(), []string(nil)
+	for _, l := range store.Layers(g) {
+		dirs = append(dirs, l.Dir)
 	}
 	needed, err := layer.Accounts(r.base(), dirs, accounts)
 	if err != nil {
 		texts[err.Error()] = true
 	}
+	users := accounts
 	if !needed {
-		for n := range apps {
-			apps[n].Accounts = r.base()
-		}
+		users = r.base()
 	}
+	apps := store.Programs(g, users)
 	config, err := conf.Load(filepath.Join(r.base(), "etc/supervisor/supervisord.conf"), conf.Options{Environ: os.Environ(), Apps: apps})
 	// Of is an app by the file of a message, and the message as the app's maker
 	// knows the file.
