@@ -317,8 +317,11 @@ func BenchmarkFiguresOfApps(b *testing.B) {
 		m.runs("cd /data && for app in big small; do until wget -q http://10.0.2.2:" + port + "/$app.v1.tar.gz; do sleep 1; done; done; gwe --install-apps small.v1.tar.gz")
 		m.waits("supervisorctl status small | grep RUNNING")
 		start := time.Now()
-		most := m.runs(`gwe --install-apps big.v1.tar.gz > /tmp/out 2>&1 & pid=$!; engine=0 installer=0; anon() { awk '/^RssAnon/{print $2}' /proc/$1/status 2>/dev/null || echo 0; }
-while kill -0 $pid 2>/dev/null; do n=$(anon $pid); test ${n:-0} -le $engine || engine=$n; for p in $(cat /proc/$pid/task/*/children); do n=$(anon $p); test ${n:-0} -le $installer || installer=$n; done; sleep 0.1; done; wait $pid && echo $engine $installer || cat /tmp/out`)
+		most := m.runs(`gwe --install-apps big.v1.tar.gz > /tmp/out 2>&1 & pid=$!; engine=0; installer=0; ` +
+			`anon() { awk '/^RssAnon/{print $2}' /proc/$1/status 2>/dev/null || echo 0; }; ` +
+			`while kill -0 $pid 2>/dev/null; do n=$(anon $pid); test ${n:-0} -le $engine || engine=$n; ` +
+			`for p in $(cat /proc/$pid/task/*/children 2>/dev/null); do n=$(anon $p); test ${n:-0} -le $installer || installer=$n; done; sleep 0.1; done; ` +
+			`wait $pid && echo $engine $installer || cat /tmp/out`)
 		took := time.Since(start)
 		var gwe, installer int
 		if n, _ := fmt.Sscan(most, &gwe, &installer); n != 2 {

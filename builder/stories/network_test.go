@@ -114,7 +114,8 @@ func (c *card) identity(t *testing.T) (r identity.Record) {
 // waits waits until a command at the console's shell succeeds.
 func (m *machine) waits(command string) {
 	m.t.Helper()
-	m.runs("i=0; until " + command + "; do i=$((i+1)); test $i -lt 60 || break; sleep 1; done; " + command)
+	// Once is enough: what it waited for may be over at the next look.
+	m.runs("i=0; until { " + command + "; }; do i=$((i+1)); test $i -lt 60 || break; sleep 1; done; test $i -lt 60")
 }
 
 // listening are the sockets that take what comes from outside (proc_net(5)):
