@@ -281,6 +281,10 @@ func (f field) object(known ...string) map[string]field {
 			field{f.doc, key, f.key}.failf("a key is a list or a mapping, want text")
 		case !slices.Contains(known, key.Value):
 			at.key = strings.TrimPrefix(f.key+"."+word(key.Value), ".")
+			if isWiFi(key.Value) {
+				at.failf("this firmware has no Wi-Fi yet; remove it")
+				continue
+			}
 			at.failf("unknown key; known here: %s", strings.Join(known, ", "))
 		case twice:
 			at.failf("is given twice, first on line %d", values[key.Value].node.Line)
@@ -289,6 +293,18 @@ func (f field) object(known ...string) map[string]field {
 		}
 	}
 	return values
+}
+
+// isWiFi says whether a key looks like one of those that people know from
+// other systems: the unit would never be seen in the network.
+func isWiFi(key string) bool {
+	key = strings.ToLower(key)
+	for _, begin := range []string{"wifi", "wi-fi", "wi_fi", "wlan", "wireless", "wpa", "ssid", "bssid", "psk", "passphrase", "access-point", "access_point"} {
+		if strings.HasPrefix(key, begin) {
+			return true
+		}
+	}
+	return false
 }
 
 // word is a key as it is if it looks like one, else quoted.

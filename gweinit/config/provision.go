@@ -71,7 +71,7 @@ func readProvision(f field) (p Provision) {
 		p.Product = f.checked(isProduct, "a product ID: letters, digits, - and _, at most 63")
 	}
 	if f, ok := o["serial"]; ok {
-		p.Serial = f.checked(isSerial, "a serial number: letters, digits and -._:@, at most "+strconv.Itoa(maxSerial))
+		p.Serial = f.checked(IsSerial, "a serial number: letters, digits and -._:@, at most "+strconv.Itoa(maxSerial))
 	}
 	if f, ok := o["interface"]; ok {
 		p.Interface = f.checked(isLinkName, "the name of a link, such as eth0 (at most 15 characters)")
@@ -176,8 +176,8 @@ func readKeys(f field) []string {
 // an old model name.
 func isProduct(s string) bool { return len(s) <= 63 && isWord(s, "-_") }
 
-// isSerial allows what every INI file, URL and topic of MQTT takes as it is.
-func isSerial(s string) bool { return len(s) <= maxSerial && isWord(s, "-._:@") }
+// IsSerial allows what every INI file, URL and topic of MQTT takes as it is.
+func IsSerial(s string) bool { return len(s) <= maxSerial && isWord(s, "-._:@") }
 
 // isWord says whether s is of ASCII letters, digits and the others, and begins
 // with a letter or digit.
