@@ -77,7 +77,7 @@ func bootCommand(ctx context.Context, flags *flag.FlagSet, args []string) error 
 		if err != nil {
 			return err
 		}
-		if err := disk.Provision(ctx, o.Image, text); err != nil {
+		if err := disk.Provision(o.Image, text); err != nil {
 			return err
 		}
 	}

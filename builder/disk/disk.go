@@ -229,28 +229,6 @@ func writeFAT(ctx context.Context, out string, size int64, c Content, seed func(
 	return nil
 }
 
-// ProvisionFile is the name of the provisioning on the boot partition.
-const ProvisionFile = "provision.yaml"
-
-// Provision puts a provisioning, in the form of config.File, on the boot
-// partition of an image, as a person with a card reader would.
-func Provision(ctx context.Context, image string, file []byte) error {
-	tmp, err := os.CreateTemp("", ProvisionFile)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	defer tmp.Close()
-	if _, err := tmp.Write(file); err != nil {
-		return err
-	}
-	if err := tmp.Close(); err != nil {
-		return err
-	}
-	boot := fmt.Sprintf("%s@@%d", image, layout()[0].Offset)
-	return mtools(time.Now()).Run(ctx, "mcopy", "-o", "-i", boot, tmp.Name(), "::/"+ProvisionFile)
-}
-
 func mtools(at time.Time) hosttool.Tool {
 	return hosttool.Tool{Package: "mtools", Time: at, Env: []string{"MTOOLSRC=/dev/null"}}
 }

@@ -135,7 +135,7 @@ func idle(b *testing.B, brd *board.Board, out string, f map[string]float64) erro
 		return err
 	}
 	img := filepath.Join(out, brd.Name+".img")
-	if err := disk.Provision(b.Context(), img, settings); err != nil {
+	if err := disk.Provision(img, settings); err != nil {
 		return err
 	}
 	m, err := qemu.Start(b.Context(), qemu.Options{

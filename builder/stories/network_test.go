@@ -74,15 +74,29 @@ func ntpTime(t time.Time) uint64 {
 	return uint64(t.Unix()+since1900)<<32 | uint64(t.Nanosecond())<<32/1e9
 }
 
-// provision puts settings on the card, as with an editor.
+// provision puts settings on the card, as at manufacturing.
 func (c *card) provision(t *testing.T, text string) {
 	t.Helper()
 	file, err := config.File([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := disk.Provision(t.Context(), c.path, file); err != nil {
+	if err := disk.Provision(c.path, file); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// provisionByHand replaces the file with one of these settings, as a person with
+// a card reader does: it has another size and other sectors, and may be wrong.
+func (c *card) provisionByHand(t *testing.T, text string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), disk.ProvisionFile)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("mcopy", "-o", "-i", fmt.Sprintf("%s@@%d", c.path, c.Partitions[0].Offset), file, "::/"+disk.ProvisionFile)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", cmd, err, out)
 	}
 }
 
@@ -288,15 +302,7 @@ func (m *machine) timeIs(ahead, tolerance time.Duration) {
 func TestWrongProvisioning(t *testing.T) {
 	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
-		// Not by way of config.File, which would refuse it.
-		bad := filepath.Join(t.TempDir(), "provision.yaml")
-		if err := os.WriteFile(bad, []byte("serial: X7\nnetwork:\n  links:\n    - name: eth0\n      ipv4: dchp\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		copy := exec.Command("mcopy", "-o", "-i", fmt.Sprintf("%s@@%d", c.path, c.Partitions[0].Offset), bad, "::/provision.yaml")
-		if out, err := copy.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v: %s", copy, err, out)
-		}
+		c.provisionByHand(t, "serial: X7\nnetwork:\n  links:\n    - name: eth0\n      ipv4: dchp\n")
 		m := c.boot(t)
 		m.sees(`provision.yaml: line 5: network\.links\[0\]\.ipv4`)
 		m.ready(b, slot.A)
@@ -526,7 +532,7 @@ func TestFactoryReset(t *testing.T) {
 		use()
 		io.WriteString(m, "poweroff\n")
 		m.poweredOff()
-		c.provision(t, "factory_reset: everything\n")
+		c.provisionByHand(t, "factory_reset: everything\n")
 		m = c.boot(t)
 		if rest := m.ready(b, slot.A); rest != "" {
 			t.Errorf("the ready line ends in %q", rest)
