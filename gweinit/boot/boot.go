@@ -27,6 +27,7 @@ import (
 	"github.com/exosite/gwe/gweinit/network"
 	"github.com/exosite/gwe/gweinit/network/settings"
 	"github.com/exosite/gwe/gweinit/reaper"
+	"github.com/exosite/gwe/gweinit/selftest"
 	"github.com/exosite/gwe/gweinit/slot"
 	"github.com/exosite/gwe/gweinit/supervisor"
 	"github.com/exosite/gwe/gweinit/update"
@@ -74,6 +75,7 @@ func phases() []phase {
 		{name: "start the programs", run: startPrograms},
 		{name: "refill the boots of the good slot", run: arrive},
 		{name: "report ready", run: reportReady},
+		{name: "start the self-test", run: startSelftest},
 		{name: "watch over the firmware", run: watchFirmware},
 		{name: "start the console program", run: startConsole},
 	}
@@ -92,6 +94,9 @@ type system struct {
 	rootRead   atomic.Bool  // to its end, or an error
 	rootDamage atomic.Value // string: the root is damaged, and the other slot no better
 	incomplete atomic.Bool  // a mistake in the configuration may have left out programs
+
+	selftest     atomic.Pointer[selftest.Result] // nil: not known yet
+	selftestNews atomic.Bool                     // no check-in since it is known
 
 	failedMu sync.Mutex
 	failed   []string // names of the phases that failed

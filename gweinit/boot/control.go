@@ -15,6 +15,7 @@ import (
 	"github.com/exosite/gwe/gweinit/identity"
 	"github.com/exosite/gwe/gweinit/network"
 	"github.com/exosite/gwe/gweinit/network/settings"
+	"github.com/exosite/gwe/gweinit/selftest"
 	"github.com/exosite/gwe/gweinit/slot"
 	"github.com/exosite/gwe/gweinit/update"
 )
@@ -67,6 +68,7 @@ func (s *system) methods() map[string]control.Method {
 		"gweinit.checkedIn": s.order("The gateway has reached its cloud.", func([]any) error {
 			s.checkedIn.Store(true)
 			s.settings.CheckedIn()
+			s.tellSelftest()
 			return nil
 		}),
 		"gweinit.switchGeneration": {
@@ -116,7 +118,8 @@ type status struct {
 		network.Status
 		Settings settings.Status `json:"settings"`
 	} `json:"network"`
-	Clock clock.Status `json:"clock"`
+	Clock    clock.Status     `json:"clock"`
+	Selftest *selftest.Result `json:"selftest,omitempty"` // of this boot, or of the one that passed
 }
 
 // slots is the boot state.
@@ -152,7 +155,7 @@ func (s *system) status() status {
 		rollback = outcome(u)
 	}
 	damage, _ := s.rootDamage.Load().(string)
-	st := status{Board: s.board, Version: s.version, Slot: string(s.slot), Slots: s.slots(), Rollback: rollback, Damage: damage, Failed: s.failures(), Memory: s.noData.Load(), Clock: s.clock.Status()}
+	st := status{Board: s.board, Version: s.version, Slot: string(s.slot), Slots: s.slots(), Rollback: rollback, Damage: damage, Failed: s.failures(), Memory: s.noData.Load(), Clock: s.clock.Status(), Selftest: s.selftest.Load()}
 	st.Network.Status, st.Network.Settings = s.network.Status(), s.settings.Status()
 	return st
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/exosite/gwe/gweinit/control"
+	"github.com/exosite/gwe/gweinit/selftest"
 )
 
 // Report is a report's text, and what of it matters.
@@ -126,6 +127,7 @@ type status struct {
 		Source string `json:"source"`
 		Error  string `json:"error"`
 	} `json:"clock"`
+	Selftest *selftest.Result `json:"selftest"`
 }
 
 type firmware struct {
@@ -151,6 +153,7 @@ type engineReport struct {
 	Rollback string            `json:"rollback,omitempty"`
 	Failed   []string          `json:"failed,omitempty"`
 	Memory   bool              `json:"memory,omitempty"`
+	Selftest *selftest.Result  `json:"selftest,omitempty"` // nil: the gateway has none yet
 	Errors   []string          `json:"errors,omitempty"`
 	Commands []json.RawMessage `json:"commands,omitempty"`
 	Note     string            `json:"note,omitempty"`
@@ -179,6 +182,11 @@ func (e Engine) Report() (Report, error) {
 	r.Firmware.Version = cmp.Or(r.Firmware.Version, short(st.Version))
 	r.Firmware.Board, r.Firmware.Slot = short(st.Board), short(st.Slot)
 	r.Rollback, r.Memory = short(st.Rollback), st.Memory
+	if r.Selftest = st.Selftest; r.Selftest != nil {
+		for _, text := range []*string{&r.Selftest.Serial, &r.Selftest.MAC, &r.Selftest.Board, &r.Selftest.Version, &r.Selftest.Storage, &r.Selftest.Network} {
+			*text = short(*text)
+		}
+	}
 	if st.Damage != "" {
 		r.Errors = append(r.Errors, short(st.Damage))
 	}

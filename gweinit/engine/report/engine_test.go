@@ -38,7 +38,8 @@ const gatewayStatus = `{
   "rollback": "2026-11-20T10:00:00Z: 1.5.0 did not check in",
   "failed": ["clock"], "memory": true,
   "network": {"links": [], "settings": {"trial": false, "reverted": "2026-11-20T09:00:00Z: reverted: no check-in", "error": "network.yaml: line 3: \"links\""}},
-  "clock": {"source": "", "offset_ns": 17, "error": "lookup pool.ntp.org: no such host"}
+  "clock": {"source": "", "offset_ns": 17, "error": "lookup pool.ntp.org: no such host"},
+  "selftest": {"pass": false, "serial": "GW-7", "mac": "52:54:00:12:34:56", "board": "rpi3", "version": "1.0.0", "storage": "ok", "network": "eth0: dhcp: no carrier", "later": 1}
 }`
 
 func gateway() Engine {
@@ -105,6 +106,7 @@ func TestEngineFacts(t *testing.T) {
 		"rollback":         {status(`did not check in`, `hung`), true},
 		"version":          {func(e *Engine) { e.Version = "1.5.0" }, true},
 		"network settings": {status("no check-in", "what"), true},
+		"self-test":        {status("no carrier", "searching"), true},
 	} {
 		if after := facts(c.change); (after != before) != c.news {
 			t.Errorf("%s: news %v, want %v\n%s\n%s", name, after != before, c.news, before, after)
@@ -125,7 +127,7 @@ func TestEngineBounds(t *testing.T) {
 	}
 	failed := strings.TrimSuffix(strings.Repeat(`"`+strings.Repeat("f", 500)+`",`, 1000), ",")
 	for _, slots := range []string{strings.Repeat("\xff", 4<<10-2), strings.Repeat("s", 64<<10)} {
-		e.Status = json.RawMessage(`{"slots":"` + slots + `","failed":[` + failed + `],"rollback":"` + failed[1:200] + `"}`)
+		e.Status = json.RawMessage(`{"slots":"` + slots + `","failed":[` + failed + `],"rollback":"` + failed[1:200] + `","selftest":{"serial":"` + failed[1:200] + strings.Repeat(`\n`, 30<<10) + `"}}`)
 		r, err := e.Report()
 		if err != nil {
 			t.Fatal(err)

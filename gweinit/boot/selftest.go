@@ -1,0 +1,382 @@
+package boot
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/gweinit/durable"
+	"github.com/exosite/gwe/gweinit/gateway"
+	"github.com/exosite/gwe/gweinit/network"
+	"github.com/exosite/gwe/gweinit/selftest"
+	"github.com/exosite/gwe/gweinit/slot"
+	"github.com/exosite/gwe/gweinit/ubenv"
+)
+
+const (
+	// selftestFile is the result once it is a pass. A /data that is new may be on a
+	// card that is, so it is not in the identity record.
+	selftestFile = "selftest.json"
+	// selftestLimit is for a network that has to get its address first, and for the
+	// root to be read.
+	selftestLimit = 90 * time.Second
+	// selftestWait is for small files, on the slowest card.
+	selftestWait = 20 * time.Second
+)
+
+// startSelftest has the gateway test itself, for the line that made it.
+func startSelftest(s *system) error {
+	go s.guard("self-test", (*system).testItself)
+	return nil
+}
+
+// testItself tests the gateway at each boot until it has passed once. Its line on the
+// console comes whatever hangs.
+func (s *system) testItself() error {
+	end := time.Now().Add(selftestLimit)
+	var before selftest.Result
+	var settings gateway.Settings // not to be read after a hang, nor is before
+	storage := s.within(selftestWait, func(*system) (err error) {
+		if before, err = readSelftest(gatewayFolder); err == nil && !before.Pass {
+			settings, _, err = gateway.Files{Dir: gatewayFolder}.Load()
+		}
+		return err
+	})
+	known := storage == nil
+	if known && before.Pass {
+		s.selftest.Store(&before)
+		return nil
+	}
+	tested := make(chan struct{})
+	go func() {
+		defer close(tested)
+		if known {
+			storage = s.within(selftestLimit, func(s *system) error { return s.testStorage(end) })
+		}
+	}()
+	reached := s.testNetwork(end)
+	<-tested
+	if s.down.Load() { // what was tested is on its way down
+		return nil
+	}
+	r := selftest.Result{Board: s.board, Version: s.version}
+	if known { // else it would be another one
+		r.MAC = macOf(settings.Iface, s.links())
+		if r.Serial = cmp.Or(settings.UUID, r.MAC); r.Serial == "" && reached == nil {
+			reached = fmt.Errorf("no serial number is set, and link %q has no address to be one", settings.Iface)
+		}
+	} else {
+		r.MAC = macOf("", s.links())
+	}
+	r.Storage, r.Network = note(storage), note(reached)
+	r.Pass = r.Storage == selftest.OK && r.Network == selftest.OK
+	s.announce("%s", r)
+	s.selftest.Store(&r)
+	s.selftestNews.Store(true)
+	s.tellSelftest()
+	if !r.Pass {
+		return nil
+	}
+	// If it cannot be kept it comes again: better twice than never.
+	return s.within(selftestWait, func(*system) error {
+		text, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		return durable.WriteFile(filepath.Join(gatewayFolder, selftestFile), text, 0o600)
+	})
+}
+
+// note says for a person what is wrong.
+func note(err error) string {
+	if err == nil {
+		return selftest.OK
+	}
+	return err.Error()
+}
+
+// readSelftest reads the result of a boot before; none if it did not pass, or what
+// is there cannot be understood.
+func readSelftest(dir string) (r selftest.Result, err error) {
+	text, err := durable.ReadFile(filepath.Join(dir, selftestFile), 4<<10)
+	if errors.Is(err, unix.EIO) {
+		return r, err
+	}
+	if err != nil || json.Unmarshal(text, &r) != nil || !r.Pass {
+		return selftest.Result{}, nil
+	}
+	return r, nil
+}
+
+// tellSelftest has the engine check in once more, if it did so before there was a
+// result: the next time is hours away.
+func (s *system) tellSelftest() {
+	if !s.checkedIn.Load() || !s.selftestNews.Swap(false) {
+		return
+	}
+	go s.guard("report the self-test", func(s *system) error {
+		_, err := s.supervisor.Methods()["supervisor.signalProcess"].Run(context.Background(), []any{"gwe", "USR1"})
+		return err
+	})
+}
+
+// links are those of the network, if that was started.
+func (s *system) links() []network.LinkStatus {
+	if s.network == nil {
+		return nil
+	}
+	return s.network.Status().Links
+}
+
+// macOf returns the address of the link that is configured for the serial number, as
+// the engine has it: of the first link if there is none.
+func macOf(iface string, links []network.LinkStatus) string {
+	mac := ""
+	if iface == "" {
+		if i := slices.IndexFunc(links, func(l network.LinkStatus) bool { return l.MAC != "" }); i >= 0 {
+			mac = links[i].MAC
+		}
+	} else if link, err := net.InterfaceByName(iface); err == nil {
+		mac = link.HardwareAddr.String()
+	}
+	return strings.ToUpper(mac)
+}
+
+// networkPhases are told as the network's; all others as the storage's, which most of
+// them need.
+var networkPhases = []string{"set the host name", "bring the loopback interface up", "start the network"}
+
+// failedPhases says which phases failed of those that are about the network, or of
+// the others.
+func (s *system) failedPhases(ofNetwork bool) error {
+	failed := slices.DeleteFunc(s.failures(), func(name string) bool { return slices.Contains(networkPhases, name) != ofNetwork })
+	if len(failed) == 0 {
+		return nil
+	}
+	return fmt.Errorf("failed at boot: %s", strings.Join(failed, ", "))
+}
+
+// testNetwork waits for a link that is complete.
+func (s *system) testNetwork(end time.Time) error {
+	if err := s.failedPhases(true); err != nil {
+		return err
+	}
+	if text := s.settings.Status().Error; text != "" {
+		return fmt.Errorf("settings: %s", text)
+	}
+	for {
+		err := lacking(s.links())
+		if err == nil || s.down.Load() || time.Now().After(end) {
+			return err
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// lacking says what the links lack, unless one is complete: a gateway with two need
+// not have both cables in.
+func lacking(links []network.LinkStatus) error {
+	if len(links) == 0 {
+		return errors.New("there is no link of those in the settings")
+	}
+	var lacks []string
+	for _, l := range links {
+		if complete(l) {
+			return nil
+		}
+		text := l.Name + ": " + l.State
+		if l.Error != "" {
+			text += ": " + l.Error
+		}
+		lacks = append(lacks, text)
+	}
+	return errors.New(strings.Join(lacks, "; "))
+}
+
+// complete says whether a link has what its settings want: a link-local address only
+// if they do.
+func complete(l network.LinkStatus) bool {
+	if !l.Carrier || l.Error != "" {
+		return false
+	}
+	how, _, _ := strings.Cut(l.State, ":")
+	for _, a := range l.Addresses {
+		if how != "dhcp" || !a.Addr().IsLinkLocalUnicast() {
+			return true
+		}
+	}
+	return false
+}
+
+// testStorage says what is wrong with the disk. Reading the root, which finds out
+// most, is under way already.
+func (s *system) testStorage(end time.Time) error {
+	if err := s.failedPhases(false); err != nil {
+		return err
+	}
+	if s.noData.Load() {
+		return errors.New("/data is in memory")
+	}
+	device, err := filepath.EvalSymlinks(partition(slot.DataPartition))
+	if err != nil {
+		return err
+	}
+	sys, err := filepath.EvalSymlinks(filepath.Join("/sys/class/block", filepath.Base(device)))
+	if err != nil {
+		return err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/data", &fs); err != nil {
+		return fmt.Errorf("size of /data: %w", err)
+	}
+	if err := testGrown(sys, uint64(fs.Blocks)*uint64(fs.Bsize)); err != nil {
+		return err
+	}
+	if err := testWriting(filepath.Join(gatewayFolder, ".selftest"), s.down.Load); err != nil {
+		return err
+	}
+	err = testBootState(partition(slot.StatePartition))
+	if err != nil { // it may have been read in the middle of a write
+		time.Sleep(time.Second)
+		err = testBootState(partition(slot.StatePartition))
+	}
+	if err != nil {
+		return err
+	}
+	for !s.rootRead.Load() {
+		if s.down.Load() || time.Now().After(end) {
+			return errors.New("the root is not read to its end")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if damage, _ := s.rootDamage.Load().(string); damage != "" {
+		return errors.New(damage)
+	}
+	return nil
+}
+
+// testGrown says whether a file system of so many bytes has all of its partition,
+// and that the rest of its disk. sys is the folder of the partition in /sys.
+func testGrown(sys string, size uint64) error {
+	var disk, start, part uint64 // bytes
+	for file, n := range map[string]*uint64{"../size": &disk, "start": &start, "size": &part} {
+		text, err := os.ReadFile(filepath.Join(sys, file))
+		if err != nil {
+			return err
+		}
+		sectors, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 50)
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(sys, file), err)
+		}
+		*n = sectors * 512
+	}
+	// The partition ends on a MiB, before the second partition table.
+	if start+part+2<<20 < disk {
+		return fmt.Errorf("the data partition ends at %d MiB of a disk of %d MiB", (start+part)>>20, disk>>20)
+	}
+	// ext4's journal takes 4 MiB, its tables one at first, and then less than 1 %.
+	if size+8<<20+part/50 < part {
+		return fmt.Errorf("/data has %d MiB of a partition of %d MiB", size>>20, part>>20)
+	}
+	return nil
+}
+
+// testWriting has a file written and read, and leaves none behind, be it of a boot
+// before.
+func testWriting(path string, stop func() bool) error {
+	if err := durable.Remove(path); err != nil {
+		return err
+	}
+	err := writeAndRead(path, stop)
+	return errors.Join(err, durable.Remove(path))
+}
+
+// writeAndRead writes a MiB of noise to a file, and reads it back from the disk.
+func writeAndRead(path string, stop func() bool) error {
+	const size, chunk = 1 << 20, 64 << 10
+	// O_DIRECT wants whole pages; and this memory is given back at the end.
+	memory, err := unix.Mmap(-1, 0, 2*chunk, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return fmt.Errorf("memory for the test of the disk: %w", err)
+	}
+	defer unix.Munmap(memory)
+	got, want := memory[:chunk], memory[chunk:]
+	var seed [32]byte
+	for i := 0; i < len(seed); i += 8 {
+		binary.NativeEndian.PutUint64(seed[i:], rand.Uint64())
+	}
+
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	noise := rand.NewChaCha8(seed)
+	for off := 0; off < size; off += chunk {
+		if stop() {
+			return errors.New("the test of the disk was ended")
+		}
+		noise.Read(want)
+		if _, err := f.Write(want); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	disk, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	noise.Seed(seed)
+	for off := 0; off < size; off += chunk {
+		if stop() {
+			return errors.New("the test of the disk was ended")
+		}
+		noise.Read(want)
+		if _, err := io.ReadFull(disk, got); err != nil {
+			return fmt.Errorf("read %s at byte %d: %w", path, off, err)
+		}
+		if !bytes.Equal(got, want) {
+			return fmt.Errorf("%s reads back differently from what was written: the disk may be worn out", path)
+		}
+	}
+	return nil
+}
+
+// testBootState says whether both copies of the boot state are valid, as they are
+// once a slot has arrived.
+func testBootState(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, slot.CopySize)
+	for i, off := range []int64{ubenv.BootState, slot.SecondCopy} {
+		_, err := f.ReadAt(buf, off)
+		if err == nil {
+			_, err = slot.Decode(buf)
+		}
+		if err != nil {
+			return fmt.Errorf("copy %d of the boot state: %w", i+1, err)
+		}
+	}
+	return nil
+}
