@@ -26,6 +26,7 @@ func commands() []command {
 		{"bundle", "make the firmware that gateways update to", bundleUsage, bundleCommand},
 		{"key", "make a key pair that signs firmware", keyUsage, keyCommand},
 		{"boot", "boot an image on the board's QEMU machine", bootUsage, bootCommand},
+		{"enable", "let serial numbers activate, once more if need be", enableUsage, enableCommand},
 		{"murano", "stand in for Exosite's cloud", muranoUsage, muranoCommand},
 		{"sources", "collect the source packages that belong to an image", sourcesUsage, sourcesCommand},
 		{"boards", "list the boards", boardsUsage, boardsCommand},
@@ -85,24 +86,36 @@ func run(ctx context.Context, args []string) int {
 }
 
 func usage(w io.Writer) {
-	fmt.Fprint(w, "usage: builder COMMAND [FLAG...]\n\n")
+	fmt.Fprint(w, "usage: builder COMMAND [FLAG...] [ARGUMENT...]\n\n")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.summary)
 	}
-	fmt.Fprint(w, "\n\"builder COMMAND -h\" shows a command's flags and examples.\nRun it in the project's folder.\n")
+	fmt.Fprint(w, "\n\"builder COMMAND -h\" shows a command's flags, arguments and examples.\nRun it in the project's folder.\n")
 }
 
-// parse parses flags; no command takes other arguments.
+// parse parses flags, for commands that take no other arguments.
 func parse(flags *flag.FlagSet, args []string) error {
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
+	others, err := parseArguments(flags, args)
+	if err == nil && len(others) > 0 {
+		fmt.Fprintf(flags.Output(), "builder %s: unexpected argument %q\n", flags.Name(), others[0])
+		err = errUsage
+	}
+	return err
+}
+
+// parseArguments parses flags, and returns the arguments before, between and behind
+// them.
+func parseArguments(flags *flag.FlagSet, args []string) (others []string, err error) {
+	for {
+		if err := flags.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, errUsage
 		}
-		return errUsage
+		if flags.NArg() == 0 {
+			return others, nil
+		}
+		others, args = append(others, flags.Arg(0)), flags.Args()[1:]
 	}
-	if flags.NArg() > 0 {
-		fmt.Fprintf(flags.Output(), "builder %s: unexpected argument %q\n", flags.Name(), flags.Arg(0))
-		return errUsage
-	}
-	return nil
 }
