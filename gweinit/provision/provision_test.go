@@ -493,7 +493,7 @@ func TestRefused(t *testing.T) {
 		change           func(g *Gateway, d *powercut.Disk)
 	}{
 		{"bad values", "product: a b\nwifi: {}\n", "line 1: product: \"a b\" is not a product ID: letters, digits, - and _, at most 63\n" +
-			"line 2: wifi: unknown key; known here: product, serial, interface, exosite, firmware_keys, network, timezone, log_level, factory_reset\n", nil},
+			"line 2: wifi: this firmware has no Wi-Fi yet; remove it\n", nil},
 		{"too large", strings.Repeat("# x\n", 3000) + "product: p\n" + strings.Repeat("# y\n", 6000), "it has 36011 bytes, at most 32768 are allowed\n",
 			func(g *Gateway, d *powercut.Disk) {
 				f := g.Boot.(*simFile)

@@ -1,0 +1,294 @@
+package flash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// fakeHost is a /sys and /proc with a computer's disks: paths below /sys, a file
+// each, or a link.
+func fakeHost(t *testing.T, mountinfo, swaps string, files map[string]string) host {
+	t.Helper()
+	h := host{t.TempDir(), t.TempDir()}
+	write := func(path, text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(h.proc+"/self/mountinfo", mountinfo)
+	if swaps != "" {
+		write(h.proc+"/swaps", "Filename Type Size Used Priority\n"+swaps)
+	}
+	for name, text := range files {
+		path := filepath.Join(h.sys, name)
+		if to, ok := strings.CutPrefix(text, "-> "); ok {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Symlink(filepath.Join(h.sys, to), path)); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		write(path, text+"\n")
+		if strings.HasSuffix(name, "/dev") {
+			if err := errors.Join(os.MkdirAll(h.sys+"/dev/block", 0o755), os.Symlink(filepath.Dir(path), h.sys+"/dev/block/"+text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return h
+}
+
+// A computer with an encrypted disk, a card reader, a slot with a card in it,
+// soldered memory, and a USB disk.
+var computer = map[string]string{
+	"devices/pci/nvme0n1/dev":             "259:0",
+	"devices/pci/nvme0n1/size":            "2000000000",
+	"devices/pci/nvme0n1/removable":       "0",
+	"devices/pci/nvme0n1/p1/dev":          "259:1",
+	"devices/pci/nvme0n1/p1/size":         "1000000",
+	"devices/pci/nvme0n1/p1/partition":    "1",
+	"devices/pci/nvme0n1/p2/dev":          "259:2",
+	"devices/pci/nvme0n1/p2/size":         "1900000000",
+	"devices/pci/nvme0n1/p2/partition":    "2",
+	"devices/pci/nvme0n1/p2/holders/dm-0": "-> devices/virtual/dm-0",
+	"devices/virtual/dm-0/dev":            "253:0",
+	"devices/virtual/dm-0/size":           "1900000000",
+	"devices/virtual/dm-0/holders/dm-1":   "-> devices/virtual/dm-1",
+	"devices/virtual/dm-1/dev":            "253:1",
+	"devices/virtual/dm-1/size":           "1800000000",
+
+	"devices/usb/sdb/dev":            "8:16",
+	"devices/usb/sdb/size":           "62333952",
+	"devices/usb/sdb/removable":      "1",
+	"devices/usb/sdb/ro":             "0",
+	"devices/usb/sdb/diskseq":        "17",
+	"devices/usb/sdb/device/vendor":  "Generic ",
+	"devices/usb/sdb/device/model":   "STORAGE DEVICE  ",
+	"devices/usb/sdb/device/wwid":    "t10.Generic 9744",
+	"devices/usb/sdb/sdb1/dev":       "8:17",
+	"devices/usb/sdb/sdb1/size":      "16384",
+	"devices/usb/sdb/sdb1/partition": "1",
+	"devices/usb/sdc/dev":            "8:32",
+	"devices/usb/sdc/size":           "0",
+	"devices/usb/sdc/removable":      "1",
+
+	"devices/mmc0/mmcblk0/dev":         "179:0",
+	"devices/mmc0/mmcblk0/size":        "62333952",
+	"devices/mmc0/mmcblk0/removable":   "0",
+	"devices/mmc0/mmcblk0/ro":          "1",
+	"devices/mmc0/mmcblk0/device/type": "SD",
+	"devices/mmc0/mmcblk0/device/name": "SC32G",
+	"devices/mmc0/mmcblk0/device/cid":  "03534453433332",
+	"devices/mmc1/mmcblk1/dev":         "179:8",
+	"devices/mmc1/mmcblk1/size":        "62333952",
+	"devices/mmc1/mmcblk1/removable":   "0",
+	"devices/mmc1/mmcblk1/device/type": "MMC",
+
+	"devices/usb/sdd/dev":          "8:48",
+	"devices/usb/sdd/size":         "976773168",
+	"devices/usb/sdd/removable":    "1",
+	"devices/usb/sdd/device/model": "Backup",
+}
+
+func TestExamine(t *testing.T) {
+	const root = "22 1 253:1 / / rw - ext4 /dev/mapper/root rw\n23 1 259:1 / /boot rw - ext4 /dev/nvme0n1p1 rw\n"
+	for _, tt := range []struct{ number, mounts, swaps, want, refused, forced string }{
+		{"259:0", root, "", "nvme0n1 system", "this computer runs from it: mounted on /, mounted on /boot, part of dm-0, part of dm-1", "this computer runs from it"},
+		{"259:2", root, "", "it is partition 2 of a disk: give the disk, /dev/nvme0n1", "", ""},
+		{"8:17", root, "", "it is partition 1 of a disk: give the disk, /dev/sdb", "", ""},
+		{"8:16", root, "", "sdb removable model=Generic STORAGE DEVICE id=t10.Generic 9744 31914983424 seq=17", "", ""},
+		{"8:16", root + "24 1 8:17 / /media/card rw - vfat /dev/sdb1 rw\n", "", "sdb removable", "it is in use: mounted on /media/card", "it is in use"},
+		{"8:16", root + "24 1 0:99 / /media/btrfs rw - btrfs /dev/sdb rw\n", "", "sdb removable", "it is in use: mounted on /media/btrfs", "it is in use"},
+		{"8:16", root, "/dev/sdb1 partition 1 0 -2\n", "sdb removable system", "this computer runs from it: swap", "this computer runs from it"},
+		{"8:16", "24 1 8:17 / / rw - vfat /dev/sdb1 rw\n", "", "sdb removable system", "this computer runs from it: mounted on /", "this computer runs"},
+		{"8:32", root, "", "sdc removable", "there is no card in it", "there is no card in it"},
+		{"179:0", root, "", "mmcblk0 removable model=SC32G id=03534453433332", "it is write-protected", "it is write-protected"},
+		{"179:8", root, "", "mmcblk1 ", "it is not removable (no model, 31.9 GB), so it may be a disk of this computer: -force", ""},
+		{"8:48", root, "", "sdd removable model=Backup", "it has 500.1 GB, more than 137.4 GB, as disks have: -force", ""},
+		{"8:99", root, "", "no such file", "", ""},
+	} {
+		c, err := fakeHost(t, tt.mounts, tt.swaps, computer).examine(tt.number)
+		got := fmt.Sprint(c.Name, " ", map[bool]string{true: "removable "}[c.Removable], map[bool]string{true: "system "}[c.System], "model=", c.Model, " id=", c.ID, " ", c.Size, " seq=", c.seq)
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %s, want %s", tt.number, got, tt.want)
+		}
+		if err != nil {
+			continue
+		}
+		for force, want := range map[bool]string{false: tt.refused, true: tt.forced} {
+			err := c.Refuse(1<<30, force)
+			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s, force %v: %v, want %s", tt.number, force, err, want)
+			}
+		}
+		if err := c.Refuse(1<<50, true); err == nil {
+			t.Errorf("%s is not too small", tt.number)
+		}
+	}
+}
+
+// loop attaches a file to a loop device, which is a card without a card's
+// removability.
+func loop(t testing.TB, device string, file string) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("loop devices need root")
+	}
+	args := []string{"--show", device, file}
+	if device == "" {
+		args = []string{"--show", "--find", file}
+	}
+	out, err := exec.Command("losetup", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("losetup: %v: %s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func detach(t testing.TB, device string) {
+	t.Helper()
+	if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+		t.Fatalf("losetup: %v: %s", err, out)
+	}
+}
+
+func cardFile(t testing.TB, size int64) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "card")
+	if err := errors.Join(os.WriteFile(file, nil, 0o644), os.Truncate(file, size)); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestRealDevice(t *testing.T) {
+	const size = 200*mib + 512
+	file := cardFile(t, size)
+	dev := loop(t, "", file)
+	t.Cleanup(func() { detach(t, dev) })
+	link := filepath.Join(t.TempDir(), "by-id")
+	if err := os.Symlink(dev, link); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Examine(link)
+	if err != nil || c.Size != size || c.Name != filepath.Base(dev) || c.Path != link || c.Removable || len(c.Uses) > 0 || c.Model != file {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	if _, err := Examine(file); err == nil || !strings.Contains(err.Error(), "it is no block device") {
+		t.Errorf("a file: %v", err)
+	}
+
+	i := openImage(t)
+	j := (&Job{Image: i, Tell: func(Progress) {}, Force: true}).provisioned(t, "GW-##")
+	for _, want := range []string{"GW-01", "GW-02"} { // flashed, and flashed again
+		if e := j.Cards(t.Context(), []Card{c})[0]; e.Result != OK || e.Serial != want {
+			t.Fatalf("%+v", e)
+		}
+		got, err := os.ReadFile(file)
+		if err != nil || int64(len(got)) != size {
+			t.Fatal(len(got), err)
+		}
+		checkCard(t, &card{mem: got, size: size, discard: "zeros"}, i, want)
+	}
+
+	// Whoever holds it keeps us away, even if that came after the look at it.
+	held, err := os.OpenFile(dev, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := j.Cards(t.Context(), []Card{c})[0]; e.Result != Refused || !strings.Contains(e.Detail, "it is in use") || e.Serial != "" {
+		t.Errorf("held by another: %+v", e)
+	}
+	held.Close()
+
+	// A card that another one has taken the place of is not flashed.
+	detach(t, dev)
+	if e := j.Cards(t.Context(), []Card{c})[0]; e.Result != Refused {
+		t.Errorf("pulled out after the look at it: %+v", e)
+	}
+	loop(t, dev, cardFile(t, size))
+	if e := j.Cards(t.Context(), []Card{c})[0]; e.Result != Refused || !strings.Contains(e.Detail, "somebody has changed it") {
+		t.Errorf("another one: %+v", e)
+	}
+}
+
+func TestMounted(t *testing.T) {
+	file := cardFile(t, 200*mib)
+	dev := loop(t, "", file)
+	t.Cleanup(func() { detach(t, dev) })
+	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", dev).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	dir := t.TempDir()
+	if err := unix.Mount(dev, dir, "ext4", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, 0) })
+	c, err := Examine(dev)
+	if err != nil || !slices.Equal(c.Uses, []string{"mounted on " + dir}) {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	j := &Job{Image: openImage(t), Tell: func(Progress) {}, Force: true}
+	if e := j.Cards(t.Context(), []Card{c})[0]; e.Result != Refused || e.Detail != "it is in use: mounted on "+dir {
+		t.Errorf("%+v", e)
+	}
+	c.Uses = nil // it was mounted after the look at it
+	if e := j.Cards(t.Context(), []Card{c})[0]; e.Result != Refused || !strings.Contains(e.Detail, "it is in use") {
+		t.Errorf("%+v", e)
+	}
+}
+
+// A line: a card is put in, taken out when it is done, and the next one put in.
+func TestWatch(t *testing.T) {
+	dev := loop(t, "", cardFile(t, 200*mib))
+	detach(t, dev) // its number is now free
+	i := openImage(t)
+	j := (&Job{Image: i, Tell: func(Progress) {}, Force: true}).provisioned(t, "GW-##")
+	begun, ended := make(chan Card), make(chan Entry)
+	watched := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer close(watched)
+		j.Watch(ctx, []string{dev, "/dev/none"}, func(c Card) { begun <- c }, func(_ Card, e Entry) { ended <- e })
+	}()
+	for n, size := range []int64{200 * mib, 10 * mib, 300 * mib} {
+		file := cardFile(t, size)
+		loop(t, dev, file)
+		if c := <-begun; c.Size != size || c.Path != dev {
+			t.Errorf("%+v", c)
+		}
+		e := <-ended
+		switch n {
+		case 0, 2:
+			if want := []string{"GW-01", "", "GW-02"}[n]; e.Result != OK || e.Serial != want {
+				t.Errorf("%+v, want %s", e, want)
+			}
+		case 1:
+			if e.Result != Refused || !strings.Contains(e.Detail, "too small") {
+				t.Errorf("%+v", e)
+			}
+		}
+		select { // it is not flashed again as long as it is there
+		case c := <-begun:
+			t.Errorf("again: %+v", c)
+		case <-time.After(3 * look):
+		}
+		detach(t, dev)
+		<-time.After(3 * look)
+	}
+	cancel()
+	<-watched
+}
