@@ -407,6 +407,7 @@ func TestFullData(t *testing.T) {
 		m := c.boot(t)
 		m.ready(b, slot.A)
 		m.shell()
+		m.waits("test -e /data/gwe/selftest.json") // which needs room for a moment
 		m.runs("dd if=/dev/zero of=/data/fill bs=64k 2>/dev/null; echo > /data/one 2>/dev/null; sync")
 		if got := m.runs("df -P /data | awk 'NR==2{print $4}'"); got != "0" {
 			t.Fatalf("%s kB are left", got)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -295,8 +296,11 @@ func (m *machine) ready(b *build, slot slot.Name) string {
 	return m.sees(fmt.Sprintf(`(?m)^gweinit: ready board=%s slot=%s version=1\.0\.0 uptime=[0-9.]+(.*?)\r?$`, b.Board, slot))[1]
 }
 
-// The shell asks for the position of the cursor behind its prompt.
-const prompt = `(?m)^.*# (\x1b\[6n)?$`
+// The shell asks for the position of the cursor behind its prompt. The result of the
+// self-test comes at any time, on a line of its own.
+const prompt = `(?m)^.*# (\x1b\[6n)?(gweinit: selftest .*)?$`
+
+var selftestLine = regexp.MustCompile(`gweinit: selftest .*\n`)
 
 // runs types a command at the console's shell and returns what it prints.
 func (m *machine) runs(command string) string {
@@ -306,7 +310,7 @@ func (m *machine) runs(command string) string {
 		m.t.Fatal(err)
 	}
 	seen := m.sees(`(?s)<begin>\r?\n(.*?)<end (\d+)>`)
-	text := strings.TrimSpace(strings.ReplaceAll(seen[1], "\r", ""))
+	text := strings.TrimSpace(strings.ReplaceAll(selftestLine.ReplaceAllString(seen[1], ""), "\r", ""))
 	if seen[2] != "0" {
 		m.t.Fatalf("%s: exit status %s: %s", command, seen[2], text)
 	}
