@@ -25,6 +25,7 @@ func commands() []command {
 		{"image", "build a board's image", imageUsage, imageCommand},
 		{"bundle", "make the firmware that gateways update to", bundleUsage, bundleCommand},
 		{"key", "make a key pair that signs firmware", keyUsage, keyCommand},
+		{"flash", "write an image to cards, each with its serial number", flashUsage, flashCommand},
 		{"boot", "boot an image on the board's QEMU machine", bootUsage, bootCommand},
 		{"enable", "let serial numbers activate, once more if need be", enableUsage, enableCommand},
 		{"murano", "stand in for Exosite's cloud", muranoUsage, muranoCommand},

@@ -119,7 +119,9 @@ func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{},
 	w.tell = m.update
 	if j.Settings != nil {
 		w.provision = func() ([]byte, error) {
-			w.tell(waiting, 0, 0)
+			if !closed(turn) {
+				w.tell(waiting, 0, 0)
+			}
 			select {
 			case <-turn:
 			case <-ctx.Done():
@@ -135,8 +137,8 @@ func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{},
 	go func() {
 		err := w.write(ctx)
 		gone := err != nil && dev.Gone()
-		if closed := dev.Close(); err == nil {
-			err = closed
+		if failed := dev.Close(); err == nil {
+			err = failed
 		}
 		if gone {
 			err = fmt.Errorf("%w (%v)", errGone, err)
@@ -161,6 +163,15 @@ func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{},
 }
 
 var errGone = errors.New("it was pulled out, or its reader was")
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
 
 // settings returns the provision.yaml of the unit that the card is for. Its serial
 // number is used from now on.
