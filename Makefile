@@ -11,7 +11,7 @@ sample_boards   = qemu-arm64
 
 builder = out/builder
 
-.PHONY: help image bundle key boot murano sources boards setup test test-all test-unit test-qemu bench clean $(builder)
+.PHONY: help image bundle key flash boot murano sources boards setup test test-all test-unit test-qemu bench clean $(builder)
 
 help: ## list the targets
 	@echo "usage: make [VARIABLE=VALUE...] TARGET"
@@ -28,6 +28,8 @@ help: ## list the targets
 	@echo "  key=FILE       secret key that signs the bundle, FILE.pub is what the image trusts (default: one for development)"
 	@echo "  minimum=...    with bundle: oldest version that may update to it (default: any)"
 	@echo "  mirror=URL...  Debian archive, and its security archive (default: those of the host's apt)"
+	@echo "  dev=DEVICE...  with flash: the cards, such as /dev/sdb"
+	@echo "  flags=...      with flash: more, see out/builder flash -h"
 	@echo "  until=REGEXP   with boot: end when the console has printed it"
 
 image: $(builder) ## build out/BOARD.img, .img.zst and .json
@@ -39,6 +41,9 @@ bundle: image ## build it, and out/BOARD.vVERSION.fw, what gateways update to
 
 key: $(builder) ## make a key pair that signs firmware, key=FILE and FILE.pub
 	@$(builder) key -out "$(key)"
+
+flash: $(builder) ## write the built image to cards, and read it back
+	@$(builder) flash -board "$(board)" -provision "$(provision)" $(flags) $(dev)
 
 boot: $(builder) ## boot the built image in QEMU, console on the terminal (Ctrl-A x ends it)
 	@$(builder) setup -board "$(board)" -boot
@@ -76,8 +81,8 @@ test-unit: setup
 test-qemu: setup
 	story_boards="$(story_boards)" thorough_boards="$(thorough_boards)" sample_boards="$(sample_boards)" go test -tags qemu -count=1 -parallel 4 -timeout 3h ./builder/stories
 
-bench: setup ## measure the supervisor against Debian's, the device API, then builds, sizes, boots and memory of all boards; prints tables
-	go test -count=1 -run '^$$' -bench Figures -benchtime 1x ./gweinit/supervisord
+bench: setup ## measure the supervisor against Debian's, flashing against bmaptool, the device API, then builds, sizes, boots and memory of all boards; prints tables
+	go test -count=1 -run '^$$' -bench Figures -benchtime 1x ./gweinit/supervisord ./builder/flash
 	go test -count=1 -run '^$$' -bench . ./gweinit/exosite ./gweinit/exosite/exositetest ./gweinit/engine ./gweinit/engine/firmware
 	fleet=5000 go test -count=1 -v -run TestFleet ./gweinit/engine
 	story_boards="$(boards)" go test -tags qemu -count=1 -timeout 80m -run '^$$' -bench Figures ./builder/stories

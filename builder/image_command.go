@@ -180,7 +180,7 @@ func hostPackages() []string {
 
 // testPackages have the tools that the tests check with.
 func testPackages() []string {
-	return []string{"busybox-static", "chromium", "cpio", "cryptsetup-bin", "curl", "dnsmasq-base", "fdisk", "gdisk", "gnupg", "minisign", "mosquitto-clients", "python3", "supervisor", "zbar-tools", "zstd"}
+	return []string{"bmap-tools", "busybox-static", "chromium", "cpio", "cryptsetup-bin", "curl", "dnsmasq-base", "fdisk", "gdisk", "gnupg", "minisign", "mosquitto-clients", "python3", "supervisor", "zbar-tools", "zstd"}
 }
 
 func setupCommand(ctx context.Context, flags *flag.FlagSet, args []string) error {

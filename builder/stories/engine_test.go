@@ -64,11 +64,16 @@ func (e *exosite) start(addr string) {
 // card is one of a build whose gateway reports to the emulator.
 func (e *exosite) card(t *testing.T, b *build) *card {
 	t.Helper()
-	_, port, _ := net.SplitHostPort(e.HTTPSAddr())
 	c := b.card(t)
-	c.provision(t, fmt.Sprintf("product: %s\nserial: %s\nexosite:\n  host: 10.0.2.2:%s\n  ca: |\n    %s\n",
-		e.Product(), e.serial, port, strings.ReplaceAll(strings.TrimSpace(string(e.CA())), "\n", "\n    ")))
+	c.provision(t, "serial: "+e.serial+"\n"+e.settings())
 	return c
+}
+
+// settings are those of all gateways that report to it.
+func (e *exosite) settings() string {
+	_, port, _ := net.SplitHostPort(e.HTTPSAddr())
+	return fmt.Sprintf("product: %s\nexosite:\n  host: 10.0.2.2:%s\n  ca: |\n    %s\n",
+		e.Product(), port, strings.ReplaceAll(strings.TrimSpace(string(e.CA())), "\n", "\n    "))
 }
 
 // enable has the gateway activate, again if it has been: its CIK is no good then.

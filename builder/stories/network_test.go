@@ -437,10 +437,11 @@ func (w *wire) scanOne(to netip.Addr, port uint16) bool {
 	return false
 }
 
-// The power goes at random moments of the first boots: the gateway ends
-// provisioned, as a whole, and nothing of it is left on the boot partition.
+// The power goes at random moments of the first boots, while /data grows, is
+// repaired on every other card, and settings are applied: the gateway ends complete,
+// and nothing of the settings is left on the boot partition.
 func TestPowerCutsOnTheFirstDay(t *testing.T) {
-	const cuts, cutsPerCard = 20, 5
+	const cuts, cutsPerCard, size = 20, 5, 1 << 30
 	eachSample(t, func(t *testing.T, b *build) {
 		settings := func(card int) string {
 			return fmt.Sprintf("product: a1b2c3\nserial: serial-no-%d\ntimezone: Asia/Tokyo\nnetwork: {hostname: gw-%d}\n", card, card)
@@ -456,6 +457,11 @@ func TestPowerCutsOnTheFirstDay(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		for card := range cuts / cutsPerCard {
 			c := b.card(t)
+			if card%2 == 1 {
+				c.onData(t, "debugfs", "-w", "-R", "freei <3840>") // the bitmap says free twice
+				c.onData(t, "debugfs", "-w", "-R", "ssv state 2")
+			}
+			c.enlarge(t, size)
 			c.provision(t, settings(card))
 			for range cutsPerCard {
 				m := c.boot(t)
@@ -466,7 +472,10 @@ func TestPowerCutsOnTheFirstDay(t *testing.T) {
 			if rest := m.ready(b, slot.A); rest != "" {
 				t.Errorf("the ready line ends in %q", rest)
 			}
-			m.shell()
+			m.prompted()
+			if got, want := m.dataMegabytes(), int(size>>20-98)*9/10; got < want {
+				t.Errorf("/data has %d MB, want at least %d", got, want)
+			}
 			got := m.runs("hostname; date +%Z; grep -E 'uuid|vendor|model' /data/gwe/Gateway.cfg | tr -d ' ' | sort; ls -1A /data/gwe | grep -v selftest")
 			if want := fmt.Sprintf("gw-%d\nJST\nmodel=a1b2c3\nuuid=serial-no-%d\nvendor=a1b2c3\nGateway.cfg\nnetwork.yaml\nprovision.yaml\ntimezone", card, card); got != want {
 				t.Errorf("card %d:\ngot  %q\nwant %q", card, got, want)
@@ -474,7 +483,10 @@ func TestPowerCutsOnTheFirstDay(t *testing.T) {
 			if c.bootHas(t, "serial-no") {
 				t.Errorf("card %d: the serial number is still on the boot partition", card)
 			}
-			m.Kill()
+			io.WriteString(m, "poweroff\n")
+			m.poweredOff()
+			c.sgdisk(t)
+			c.checkData(t, size)
 		}
 	})
 }
