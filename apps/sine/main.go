@@ -84,7 +84,7 @@ func (r *reporter) connect() error {
 		return nil
 	}
 	o := exosite.Options{
-		Server: cmp.Or(s.Host, s.Vendor+".m2.exosite.io"), Vendor: s.Vendor, Model: cmp.Or(s.Model, s.Vendor), CIK: s.CIK, UserAgent: "sine",
+		Server: cmp.Or(s.Host, exosite.ServerOf(s.Vendor)), Vendor: s.Vendor, Model: cmp.Or(s.Model, s.Vendor), CIK: s.CIK, UserAgent: "sine",
 	}
 	ca := ""
 	if s.CA != "" {

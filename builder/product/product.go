@@ -53,7 +53,7 @@ func New(p config.Provision, cik string) (*Owner, error) {
 	if p.Product == "" {
 		return nil, errors.New("the settings have no product, whose serial numbers these are: set it in provision.yaml")
 	}
-	o := exosite.Options{Server: cmp.Or(p.Exosite.Host, p.Product+".m2.exosite.io"), CIK: cik} // as the gateway's engine has it
+	o := exosite.Options{Server: cmp.Or(p.Exosite.Host, exosite.ServerOf(p.Product)), CIK: cik} // as the gateway's engine has it
 	if p.Exosite.CA != "" {
 		o.Trust = &exosite.Trust{Roots: x509.NewCertPool()}
 		if !o.Trust.Roots.AppendCertsFromPEM([]byte(p.Exosite.CA)) {

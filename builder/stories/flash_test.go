@@ -69,7 +69,9 @@ func TestProductionLine(t *testing.T) {
 		m := b.flash(t, 1<<30, append(line, "GW-######")...).boot(t)
 		passes(m)
 		e.until(m, "it activates", func() bool { return e.cik() != "" })
-		e.until(m, "its self-test is reported", func() bool { return strings.Contains(e.value("engine_report"), `"selftest":{"pass":true,"serial":"`+serial+`"`) })
+		e.until(m, "its self-test is reported", func() bool {
+			return strings.Contains(e.value("engine_report"), `"selftest":{"pass":true,"serial":"`+serial+`"`)
+		})
 		first := e.cik()
 		m.Kill()
 

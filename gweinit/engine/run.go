@@ -157,7 +157,7 @@ func (b *assembled) dial(s gateway.Settings) (cloud, watcher, error) {
 		return nil, nil, errors.New(`the gateway has no product: set one ("gwe --set-product-id ID"), or provision the gateway`)
 	}
 	o := exosite.Options{
-		Server: cmp.Or(s.Host, s.Vendor+".m2.exosite.io"), Vendor: s.Vendor, Model: cmp.Or(s.Model, s.Vendor), CIK: s.CIK,
+		Server: cmp.Or(s.Host, exosite.ServerOf(s.Vendor)), Vendor: s.Vendor, Model: cmp.Or(s.Model, s.Vendor), CIK: s.CIK,
 		UserAgent: cmp.Or(s.UserAgent, "GatewayEngine-v"+b.version), Meter: b.meter, Consumer: "gwe",
 	}
 	ca := s.CA

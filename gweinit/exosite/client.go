@@ -84,6 +84,9 @@ type Options struct {
 	Tries         int              // of a call; 0: 5, 1: it is not tried again
 }
 
+// ServerOf is Exosite's own server for the gateways of a product.
+func ServerOf(product string) string { return product + ".m2.exosite.io" }
+
 // String has no secret in it.
 func (o Options) String() string {
 	return fmt.Sprintf("client of %s with CIK %s", o.Server, masked(o.CIK))

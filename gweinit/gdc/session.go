@@ -82,7 +82,7 @@ func newSession(o options, c command, in io.Reader, p printer) (*session, error)
 		}
 	}
 	if product := cmp.Or(o.product, vendor); o.host == "" && product != "" {
-		o.host = product + ".m2.exosite.io"
+		o.host = exosite.ServerOf(product)
 	}
 	o.host = cmp.Or(o.host, olderHost)
 	scheme, host, port, err := splitHost(o.host)
