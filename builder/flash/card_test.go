@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/exosite/gwe/builder/flash/flashtest"
 )
 
 // fakeHost is a /sys and /proc with a computer's disks: paths below /sys, a file
@@ -140,45 +142,10 @@ func TestExamine(t *testing.T) {
 	}
 }
 
-// loop attaches a file to a loop device, which is a card without a card's
-// removability.
-func loop(t testing.TB, device string, file string) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("loop devices need root")
-	}
-	args := []string{"--show", device, file}
-	if device == "" {
-		args = []string{"--show", "--find", file}
-	}
-	out, err := exec.Command("losetup", args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("losetup: %v: %s", err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func detach(t testing.TB, device string) {
-	t.Helper()
-	if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
-		t.Fatalf("losetup: %v: %s", err, out)
-	}
-}
-
-func cardFile(t testing.TB, size int64) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "card")
-	if err := errors.Join(os.WriteFile(file, nil, 0o644), os.Truncate(file, size)); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
 func TestRealDevice(t *testing.T) {
 	const size = 200*mib + 512
-	file := cardFile(t, size)
-	dev := loop(t, "", file)
-	t.Cleanup(func() { detach(t, dev) })
+	file := flashtest.File(t, size)
+	dev := flashtest.Loop(t, file)
 	link := filepath.Join(t.TempDir(), "by-id")
 	if err := os.Symlink(dev, link); err != nil {
 		t.Fatal(err)
@@ -215,20 +182,19 @@ func TestRealDevice(t *testing.T) {
 	held.Close()
 
 	// A card that another one has taken the place of is not flashed.
-	detach(t, dev)
+	flashtest.Remove(t, dev)
 	if e := j.Cards(t.Context(), []Card{c})[0]; e.Result != Refused {
 		t.Errorf("pulled out after the look at it: %+v", e)
 	}
-	loop(t, dev, cardFile(t, size))
+	flashtest.Insert(t, dev, flashtest.File(t, size))
 	if e := j.Cards(t.Context(), []Card{c})[0]; e.Result != Refused || !strings.Contains(e.Detail, "somebody has changed it") {
 		t.Errorf("another one: %+v", e)
 	}
 }
 
 func TestMounted(t *testing.T) {
-	file := cardFile(t, 200*mib)
-	dev := loop(t, "", file)
-	t.Cleanup(func() { detach(t, dev) })
+	file := flashtest.File(t, 200*mib)
+	dev := flashtest.Loop(t, file)
 	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", dev).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -253,8 +219,7 @@ func TestMounted(t *testing.T) {
 
 // A line: a card is put in, taken out when it is done, and the next one put in.
 func TestWatch(t *testing.T) {
-	dev := loop(t, "", cardFile(t, 200*mib))
-	detach(t, dev) // its number is now free
+	dev := flashtest.Reader(t)
 	i := openImage(t)
 	j := (&Job{Image: i, Tell: func(Progress) {}, Force: true}).provisioned(t, "GW-##")
 	begun, ended := make(chan Card), make(chan Entry)
@@ -265,8 +230,8 @@ func TestWatch(t *testing.T) {
 		j.Watch(ctx, []string{dev, "/dev/none"}, func(c Card) { begun <- c }, func(_ Card, e Entry) { ended <- e })
 	}()
 	for n, size := range []int64{200 * mib, 10 * mib, 300 * mib} {
-		file := cardFile(t, size)
-		loop(t, dev, file)
+		file := flashtest.File(t, size)
+		flashtest.Insert(t, dev, file)
 		if c := <-begun; c.Size != size || c.Path != dev {
 			t.Errorf("%+v", c)
 		}
@@ -286,7 +251,7 @@ func TestWatch(t *testing.T) {
 			t.Errorf("again: %+v", c)
 		case <-time.After(3 * look):
 		}
-		detach(t, dev)
+		flashtest.Remove(t, dev)
 		<-time.After(3 * look)
 	}
 	cancel()

@@ -17,29 +17,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/exosite/gwe/builder/flash/flashtest"
 	"github.com/exosite/gwe/gweinit/selftest"
 )
 
 func unit(n int) selftest.Result {
 	return selftest.Result{Pass: true, Serial: fmt.Sprintf("GW-%06d", n), MAC: "52:54:00:12:34:56", Board: "rpi3", Version: "1.0.0", Storage: selftest.OK, Network: selftest.OK}
-}
-
-// openPTY returns the gateway's end of a serial line, and the path of the other.
-func openPTY(t *testing.T) (*os.File, string) {
-	t.Helper()
-	gateway, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("no pseudo terminals here: %v", err)
-	}
-	t.Cleanup(func() { gateway.Close() })
-	number, err := unix.IoctlGetUint32(int(gateway.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(gateway.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return gateway, fmt.Sprintf("/dev/pts/%d", number)
 }
 
 // started reads a console in the background.
@@ -70,7 +53,7 @@ func heard(t *testing.T, from <-chan any) (got any, more bool) {
 }
 
 func TestConsole(t *testing.T) {
-	gateway, path := openPTY(t)
+	gateway, path := flashtest.Terminal(t)
 	console, err := OpenConsole(path)
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +94,7 @@ func TestConsole(t *testing.T) {
 
 func TestConsoleEnds(t *testing.T) {
 	t.Run("closed", func(t *testing.T) {
-		_, path := openPTY(t)
+		_, path := flashtest.Terminal(t)
 		console, err := OpenConsole(path)
 		if err != nil {
 			t.Fatal(err)
@@ -124,7 +107,7 @@ func TestConsoleEnds(t *testing.T) {
 		}
 	})
 	t.Run("pulled out", func(t *testing.T) {
-		gateway, path := openPTY(t)
+		gateway, path := flashtest.Terminal(t)
 		console, err := OpenConsole(path)
 		if err != nil {
 			t.Fatal(err)

@@ -22,49 +22,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/builder/disk"
-	"github.com/exosite/gwe/builder/image"
+	"github.com/exosite/gwe/builder/flash/flashtest"
 	"github.com/exosite/gwe/gweinit/config"
 )
 
 const mib = 1 << 20
 
-// built is the folder of an image with a real partition table and boot partition.
-// What is in its slots is random.
+// built is the folder of the image.
 var built = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "flash-test-")
-	if err != nil {
-		return "", err
-	}
-	file := func(name string, data []byte) string {
-		path := filepath.Join(dir, name)
-		err = errors.Join(err, os.WriteFile(path, data, 0o644))
-		return path
-	}
-	noise := make([]byte, 9*mib+1000)
-	rand.NewChaCha8([32]byte{1}).Read(noise)
-	clear(noise[5*mib : 5*mib+100000])
-	c := disk.Content{
-		Boot:      map[string]string{"boot.scr": file("boot.scr", noise[:70000]), disk.ProvisionFile: file("provision.yaml", config.Blank())},
-		BootImage: file("kernel", noise[:3*mib]), Root: file("root", noise), Data: filepath.Join(dir, "data"),
-		Time: time.Unix(1700000000, 0),
-	}
-	path := filepath.Join(dir, "test.img")
-	if err = errors.Join(err, disk.WriteData(context.Background(), c.Time, c.Data)); err != nil {
-		return "", err
-	}
-	m := image.Manifest{Board: "test", Version: "1.2.3", UBoot: image.UBoot{Package: "u-boot-test", SHA256: strings.Repeat("0", 64)}, Image: image.File{Name: "test.img", Size: disk.Size}}
-	if m.Partitions, err = disk.Write(context.Background(), c, dir, path); err != nil {
-		return "", err
-	}
-	if m.Image.SHA256, err = disk.Compress(path, path+".zst"); err != nil {
-		return "", err
-	}
-	m.Compressed = image.File{Name: "test.img.zst", Size: 1, SHA256: m.Image.SHA256} // which nobody looks at
-	var text bytes.Buffer
-	if err := m.Encode(&text); err != nil {
-		return "", err
-	}
-	return dir, os.WriteFile(filepath.Join(dir, "test.json"), text.Bytes(), 0o644)
+	return dir, errors.Join(err, flashtest.Build(dir))
 })
 
 func TestMain(m *testing.M) {
