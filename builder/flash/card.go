@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,6 +62,9 @@ func Examine(path string) (Card, error) {
 // examine looks at the device of this number, MAJOR:MINOR.
 func (h host) examine(number string) (c Card, err error) {
 	dir, err := filepath.EvalSymlinks(filepath.Join(h.sys, "dev/block", number))
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, errors.New("there is no such device any more")
+	}
 	if err != nil {
 		return c, err
 	}
@@ -173,19 +177,27 @@ func (c Card) Refuse(need int64, force bool) error {
 	case c.ReadOnly:
 		return errReadOnly
 	case c.Size < need:
-		return fmt.Errorf("it has %s, the image %s: too small", bytesText(c.Size), bytesText(need))
+		return tooSmall(c.Size, need)
 	case force:
 		return nil
 	case !c.Removable:
-		return fmt.Errorf("it is not removable (%s, %s), so it may be a disk of this computer: -force writes to it nevertheless", cmp.Or(c.Model, "no model"), bytesText(c.Size))
+		return fmt.Errorf("it is not removable (%s, %s), so it may be a disk of this computer: -force writes to it nevertheless", cmp.Or(c.Model, "no model"), SizeText(c.Size))
 	case c.Size > Largest:
-		return fmt.Errorf("it has %s, more than %s, as disks have: -force writes to it nevertheless", bytesText(c.Size), bytesText(Largest))
+		return fmt.Errorf("it has %s, more than %s, as disks have: -force writes to it nevertheless", SizeText(c.Size), SizeText(Largest))
 	}
 	return nil
 }
 
-// bytesText is a size as the makers of cards tell it.
-func bytesText(n int64) string {
+func tooSmall(size, need int64) error {
+	has, needs := SizeText(size), SizeText(need)
+	if has == needs {
+		has, needs = fmt.Sprintf("%d bytes", size), fmt.Sprint(need)
+	}
+	return fmt.Errorf("it is too small: it has %s, and the image %s", has, needs)
+}
+
+// SizeText is a size as the makers of cards tell it.
+func SizeText(n int64) string {
 	switch {
 	case n >= 1e9:
 		return fmt.Sprintf("%.1f GB", float64(n)/1e9)

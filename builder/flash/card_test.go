@@ -117,7 +117,7 @@ func TestExamine(t *testing.T) {
 		{"179:0", root, "", "mmcblk0 removable model=SC32G id=03534453433332", "it is write-protected", "it is write-protected"},
 		{"179:8", root, "", "mmcblk1 ", "it is not removable (no model, 31.9 GB), so it may be a disk of this computer: -force", ""},
 		{"8:48", root, "", "sdd removable model=Backup", "it has 500.1 GB, more than 137.4 GB, as disks have: -force", ""},
-		{"8:99", root, "", "no such file", "", ""},
+		{"8:99", root, "", "there is no such device any more", "", ""},
 	} {
 		c, err := fakeHost(t, tt.mounts, tt.swaps, computer).examine(tt.number)
 		got := fmt.Sprint(c.Name, " ", map[bool]string{true: "removable "}[c.Removable], map[bool]string{true: "system "}[c.System], "model=", c.Model, " id=", c.ID, " ", c.Size, " seq=", c.seq)
@@ -143,9 +143,13 @@ func TestExamine(t *testing.T) {
 }
 
 func TestRealDevice(t *testing.T) {
-	const size = 200*mib + 512
+	t.Run("512", func(t *testing.T) { testRealDevice(t, 200*mib+512, "--sector-size=512") })
+	t.Run("4096", func(t *testing.T) { testRealDevice(t, 200*mib+4096, "--sector-size=4096") })
+}
+
+func testRealDevice(t *testing.T, size int64, sectors string) {
 	file := flashtest.File(t, size)
-	dev := flashtest.Loop(t, file)
+	dev := flashtest.Loop(t, file, sectors)
 	link := filepath.Join(t.TempDir(), "by-id")
 	if err := os.Symlink(dev, link); err != nil {
 		t.Fatal(err)
@@ -214,6 +218,50 @@ func TestMounted(t *testing.T) {
 	c.Uses = nil // it was mounted after the look at it
 	if e := j.Cards(t.Context(), []Card{c})[0]; e.Result != Refused || !strings.Contains(e.Detail, "it is in use") {
 		t.Errorf("%+v", e)
+	}
+}
+
+// A kernel that says there is another card is not believed: it says so of one that
+// was flashed already, too. Here it is one that looks alike.
+func TestWatchWaits(t *testing.T) {
+	dev, other := flashtest.Reader(t), flashtest.File(t, 200*mib)
+	flashtest.Insert(t, dev, flashtest.File(t, 200*mib), "--read-only")
+	j := &Job{Image: openImage(t), Tell: func(Progress) {}, Force: true}
+	ctx, cancel := context.WithCancel(t.Context())
+	watched, ended := make(chan struct{}), make(chan Entry, 10)
+	go func() {
+		defer close(watched)
+		j.Watch(ctx, []string{dev}, func(Card) {}, func(_ Card, e Entry) { ended <- e })
+	}()
+	defer func() { cancel(); <-watched }()
+	if e := <-ended; e.Result != Refused || e.Detail != errReadOnly.Error() {
+		t.Errorf("%+v", e)
+	}
+	const loopChangeFD = 0x4c06 // of linux/loop.h
+	before, err := Examine(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := os.Open(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	f, err := os.Open(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.IoctlSetInt(int(d.Fd()), loopChangeFD, int(f.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := Examine(dev); err != nil || after.seq == before.seq {
+		t.Fatalf("%+v, %v", after, err)
+	}
+	select {
+	case e := <-ended:
+		t.Errorf("%+v", e)
+	case <-time.After(3 * look):
 	}
 }
 

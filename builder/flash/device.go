@@ -41,8 +41,12 @@ func (c Card) open() (Device, error) {
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return nil, fmt.Errorf("%w: unmount it", errInUse)
-	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES) && c.ReadOnly:
+	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES) && os.Getuid() == 0:
 		return nil, errReadOnly
+	case errors.Is(err, unix.EACCES):
+		return nil, errors.New("permission denied: do this as root")
+	case errors.Is(err, unix.ENOMEDIUM), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENOENT):
+		return nil, errNoCard
 	case err != nil:
 		return nil, plain(err)
 	}
@@ -103,7 +107,7 @@ func (d blockDevice) Discard(off, size int64) error {
 
 func (d blockDevice) Gone() bool {
 	now, err := Examine(d.card.Path)
-	return err != nil || now.seq != d.card.seq || now.Size == 0
+	return err != nil || now.seq != d.card.seq || now.ID != d.card.ID || now.Size == 0
 }
 
 // Close has the kernel read the partition table, for whoever wants to look at the

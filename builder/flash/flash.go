@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -105,6 +106,10 @@ func (j *Job) Card(ctx context.Context, c Card, turn <-chan struct{}, passed fun
 
 // flash opens a card and writes it, and sets what has become of it.
 func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{}, passed func()) {
+	if ctx.Err() != nil {
+		e.Result, e.Detail = Interrupted, "nothing was written"
+		return
+	}
 	open := j.open
 	if open == nil {
 		open = Card.open
@@ -117,25 +122,37 @@ func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{},
 	w := &writer{image: j.Image, dev: dev}
 	m := meter{device: c.Path, tell: j.Tell, limit: cmp.Or(j.patience, patience)}
 	w.tell = m.update
+	// What hangs in a broken reader cannot be ended. It must not keep the others, nor
+	// go on when nobody waits for it any more.
+	working, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	var unit atomic.Pointer[Unit]
 	if j.Settings != nil {
+		about := *e
 		w.provision = func() ([]byte, error) {
 			if !closed(turn) {
 				w.tell(waiting, 0, 0)
 			}
 			select {
 			case <-turn:
-			case <-ctx.Done():
-				return nil, ctx.Err()
+			case <-working.Done():
+			}
+			if err := working.Err(); err != nil {
+				return nil, err
 			}
 			defer passed()
-			return j.settings(e)
+			u, err := j.allot(about)
+			if err != nil {
+				return nil, err
+			}
+			unit.Store(&u)
+			return j.Settings.file(u.Serial)
 		}
 	}
 	m.update(waiting, 0, 0)
-	// What hangs in a broken reader cannot be ended. It must not keep the others.
 	result := make(chan error, 1)
 	go func() {
-		err := w.write(ctx)
+		err := w.write(working)
 		gone := err != nil && dev.Gone()
 		if failed := dev.Close(); err == nil {
 			err = failed
@@ -146,20 +163,26 @@ func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{},
 		result <- err
 	}()
 	err = m.await(ctx, result)
+	if u := unit.Load(); u != nil {
+		e.Serial, e.MAC = u.Serial, u.MAC
+	}
 	switch {
 	case err == nil:
 		e.Result = OK
-		m.update(done, 1, 1)
 	case ctx.Err() != nil && !errors.Is(err, errGone):
-		e.Result, e.Detail = Interrupted, "it was being "+string(m.phase())+", and is not complete"
+		e.Result, e.Detail = Interrupted, "while "+string(m.phase())+"; the card is not complete"
+		return
 	default:
 		e.Result, e.Detail = Failed, err.Error()
+		return
 	}
-	if e.Result == OK && j.Enable != nil && e.Serial != "" {
+	if j.Enable != nil && e.Serial != "" {
+		m.update(enabling, 0, 0)
 		if err := j.Enable(ctx, e.Serial); err != nil {
-			e.Result, e.Detail = NotEnabled, err.Error()
+			e.Result, e.Detail = NotEnabled, fmt.Sprintf("the card is good, but %v; builder enable does it later", err)
 		}
 	}
+	m.update(done, 1, 1)
 }
 
 var errGone = errors.New("it was pulled out, or its reader was")
@@ -173,18 +196,12 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// settings returns the provision.yaml of the unit that the card is for. Its serial
-// number is used from now on.
-func (j *Job) settings(e *Entry) ([]byte, error) {
+// allot returns the unit that the card is for. Its serial number is used from now on.
+func (j *Job) allot(e Entry) (Unit, error) {
 	if j.Serials == nil {
-		return j.Settings.file("")
+		return Unit{}, nil
 	}
-	allotted, err := j.Log.Allot(*e, j.Serials.Next)
-	if err != nil {
-		return nil, err
-	}
-	e.Serial, e.MAC = allotted.Serial, allotted.MAC
-	return j.Settings.file(e.Serial)
+	return j.Log.Allot(e, j.Serials.Next)
 }
 
 // meter measures one card's progress.
@@ -250,7 +267,7 @@ func (m *meter) await(ctx context.Context, result <-chan error) error {
 			still, now := time.Since(m.latest), m.now
 			m.mu.Unlock()
 			if still > limit && (now != waiting || ended == nil) {
-				return fmt.Errorf("it hangs since %v while it is %s: pull it out, and its reader", still.Round(time.Second), now)
+				return fmt.Errorf("it hangs: nothing for %v while %s; pull it out, and its reader", still.Round(time.Second), now)
 			}
 		}
 	}

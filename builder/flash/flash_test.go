@@ -390,7 +390,7 @@ func TestBadCards(t *testing.T) {
 					p[at-off] ^= 4
 				}
 			}
-		}, "it does not keep what is written to it: what it has at " + bytesText(data.Offset)},
+		}, "it does not keep what is written to it: what it has at " + SizeText(data.Offset)},
 		{"a bit in zeros that it says are erased", func(c *card) {
 			c.discard = "zeros"
 			c.flip = func(p []byte, off int64) {
@@ -467,7 +467,7 @@ func TestRefused(t *testing.T) {
 	j.provisioned(t, "GW-##")
 	list[1].Removable = false
 	list[2].Uses = []string{"mounted on /media/card"}
-	for i, want := range []string{"it has 134.2 MB, the image 134.2 MB: too small", "it is not removable (Simulated, 268.4 MB), so it may be a disk of this computer: -force", "it is in use: mounted on /media/card"} {
+	for i, want := range []string{"it is too small: it has 134217216 bytes, and the image 134217728", "it is not removable (Simulated, 268.4 MB), so it may be a disk of this computer: -force", "it is in use: mounted on /media/card"} {
 		if e := j.Cards(t.Context(), list)[i]; e.Result != Refused || !strings.Contains(e.Detail, want) || e.Serial != "" {
 			t.Errorf("%+v, want %s", e, want)
 		}
@@ -490,12 +490,18 @@ func TestInterrupted(t *testing.T) {
 	c := newCard(t, 512*mib)
 	j, list := job(t, i, c)
 	j.provisioned(t, "GW-##")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if e := j.Cards(over, list)[0]; e.Result != Interrupted || e.Detail != "nothing was written" || c.opened != 0 {
+		t.Errorf("before: %+v", e)
+	}
 	for _, stop := range []struct {
 		op    string
 		count int
 		want  string
 	}{
-		{"discard", 1, "erasing"}, {"write", 1, "erasing"}, {"write", 8, "writing"}, {"sync", 1, "writing"}, {"read", 1, "verifying"}, {"read", 3, "verifying"},
+		{"discard", 1, "erasing"}, {"write", 1, "erasing"}, {"write", 8, "writing"}, {"sync", 1, "writing"}, {"read", 1, "verifying"}, {"read", 3, "verifying"}, {"sync", 2, "verifying"},
+		{"sync", 3, ""}, // the last one, after which the card is as it should be
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0
@@ -507,7 +513,11 @@ func TestInterrupted(t *testing.T) {
 			}
 			return nil
 		}
-		if e := j.Cards(ctx, list)[0]; e.Result != Interrupted || !strings.Contains(e.Detail, "not complete") || e.Serial != "" {
+		want, serial, detail := Interrupted, "", "while "+stop.want+"; the card is not complete"
+		if stop.want == "" {
+			want, serial, detail = OK, "GW-01", ""
+		}
+		if e := j.Cards(ctx, list)[0]; e.Result != want || e.Detail != detail || e.Serial != serial {
 			t.Errorf("%+v: %+v", stop, e)
 		}
 		if !c.closed.Load() {
@@ -515,9 +525,6 @@ func TestInterrupted(t *testing.T) {
 		}
 	}
 	c.fail = nil
-	if e := j.Cards(t.Context(), list)[0]; e.Result != OK || e.Serial != "GW-01" {
-		t.Errorf("%+v", e)
-	}
 	checkCard(t, c, i, "GW-01")
 	if e := j.Cards(t.Context(), list)[0]; e.Result != OK || e.Serial != "GW-02" {
 		t.Errorf("%+v", e)
@@ -533,22 +540,24 @@ func TestHangs(t *testing.T) {
 	hangs.fail = func(op string, off, end int64) error {
 		if op == "write" && off > 2*mib && off < 12*mib {
 			<-let
-			return unix.EIO
 		}
 		return nil
 	}
 	j, list := job(t, i, hangs, good)
 	j.provisioned(t, "GW-##").patience = 2 * time.Second
 	entries := j.Cards(t.Context(), list)
-	if e := entries[0]; e.Result != Failed || !strings.Contains(e.Detail, "it hangs since") || !strings.Contains(e.Detail, "writing") {
+	if e := entries[0]; e.Result != Failed || !strings.Contains(e.Detail, "it hangs: nothing for") || !strings.Contains(e.Detail, "writing") {
 		t.Errorf("%+v", e)
 	}
 	if e := entries[1]; e.Result != OK || e.Serial != "GW-01" {
 		t.Errorf("%+v", e)
 	}
-	close(let)
+	close(let) // it comes back when nobody waits for it any more
 	for !hangs.closed.Load() {
 		time.Sleep(time.Millisecond)
+	}
+	if used, err := j.Log.Used(); err != nil || len(used) != 1 {
+		t.Errorf("used: %v, %v", used, err)
 	}
 }
 

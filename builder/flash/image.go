@@ -18,6 +18,7 @@ import (
 
 	"github.com/exosite/gwe/builder/disk"
 	"github.com/exosite/gwe/builder/image"
+	"github.com/exosite/gwe/gweinit/config"
 )
 
 // grain is the unit in which an image is data or zeros, and written: as much as
@@ -167,6 +168,23 @@ func (i *Image) zeros() (extents []disk.Extent) {
 		at = d.Offset + d.Length
 	}
 	return extents
+}
+
+// Settings are those that the image was built with; false: with none.
+func (i *Image) Settings() (p config.Provision, ok bool, err error) {
+	var file []byte
+	for _, e := range i.provision {
+		part := make([]byte, e.Length)
+		if _, err := i.file.ReadAt(part, e.Offset); err != nil {
+			return p, false, fmt.Errorf("read the image's settings: %w", err)
+		}
+		file = append(file, part...)
+	}
+	text, ok := config.Text(file)
+	if p, err = config.ParseProvision(text); err != nil {
+		return p, false, fmt.Errorf("the image's settings: %w", err)
+	}
+	return p, ok, nil
 }
 
 // Close closes the image.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/exosite/gwe/builder/disk"
+	"github.com/exosite/gwe/gweinit/config"
 )
 
 func TestOpenImage(t *testing.T) {
@@ -65,6 +66,34 @@ func TestOpenImage(t *testing.T) {
 		if len(data)+len(zeros) > 0 {
 			t.Errorf("beyond its end: %v, %v", data, zeros)
 		}
+	}
+}
+
+// An image may have been built with settings.
+func TestImageSettings(t *testing.T) {
+	i := smallImage(t)
+	put := func(file []byte) {
+		for _, e := range i.provision {
+			if _, err := i.file.WriteAt(file[:e.Length], e.Offset); err != nil {
+				t.Fatal(err)
+			}
+			file = file[e.Length:]
+		}
+	}
+	if p, ok, err := i.Settings(); err != nil || ok || p.Product != "" {
+		t.Errorf("none: %+v, %v, %v", p, ok, err)
+	}
+	file, err := config.File([]byte("product: p\nserial: GW-1\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(file)
+	if p, ok, err := i.Settings(); err != nil || !ok || p.Product != "p" || p.Serial != "GW-1" {
+		t.Errorf("%+v, %v, %v", p, ok, err)
+	}
+	put(bytes.Repeat([]byte("x"), config.FileSize))
+	if p, ok, err := i.Settings(); err == nil || ok || !strings.Contains(err.Error(), "the image's settings: line 1") {
+		t.Errorf("%+v, %v, %v", p, ok, err)
 	}
 }
 

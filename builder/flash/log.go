@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,6 +65,9 @@ func (e Entry) fields() []string {
 type Log struct {
 	f    *os.File
 	json bool
+
+	mu   sync.Mutex // as well as the file's lock
+	seen map[string]bool
 }
 
 // OpenLog opens a log, or makes it. The name of one with CSV ends in .csv, of one
@@ -77,7 +81,7 @@ func OpenLog(path string) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
-	l := &Log{f, kind == ".json"}
+	l := &Log{f: f, json: kind == ".json"}
 	if err = durable.SyncFolder(filepath.Dir(path)); err == nil {
 		_, err = l.Used()
 	}
@@ -97,21 +101,24 @@ func (l *Log) Append(e Entry) error {
 
 // Allot has choose take a serial number that is not used, and adds the line that
 // uses it.
-func (l *Log) Allot(e Entry, choose func(used map[string]bool) (Unit, error)) (Entry, error) {
-	err := l.locked(func() error {
+func (l *Log) Allot(e Entry, choose func(used map[string]bool) (Unit, error)) (unit Unit, err error) {
+	err = l.locked(func() error {
 		used, err := l.used()
 		if err != nil {
 			return err
 		}
-		unit, err := choose(used)
-		if err != nil {
+		if unit, err = choose(used); err != nil {
 			return err
 		}
 		e.Serial, e.MAC = unit.Serial, unit.MAC
 		e.Time, e.Result = time.Now(), Allotted
-		return l.append(e)
+		if err := l.append(e); err != nil {
+			return err
+		}
+		used[unit.Serial] = true // and l.seen
+		return nil
 	})
-	return e, err
+	return unit, err
 }
 
 // Used returns the serial numbers in the log.
@@ -122,6 +129,8 @@ func (l *Log) Used() (used map[string]bool, err error) {
 
 // locked keeps other processes, and others of this one, away meanwhile.
 func (l *Log) locked(do func() error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	lock, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", l.f.Fd())) // locks are a description's
 	if err != nil {
 		return err
@@ -129,6 +138,15 @@ func (l *Log) locked(do func() error) error {
 	defer lock.Close()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", l.f.Name(), err)
+	}
+	// Others would not see what we write to a file that is not there any more, and
+	// use its serial numbers again.
+	ours, err := l.f.Stat()
+	if err != nil {
+		return err
+	}
+	if there, err := os.Stat(l.f.Name()); err != nil || !os.SameFile(ours, there) {
+		return fmt.Errorf("%s was moved, or replaced as editors do: see that all serial numbers are in it, and start again", l.f.Name())
 	}
 	return do()
 }
@@ -153,6 +171,7 @@ func (l *Log) append(e Entry) error {
 		w.Flush()
 	}
 	if _, err := l.f.Write(text.Bytes()); err != nil {
+		l.f.Truncate(info.Size()) // a part of it, perhaps, which the next line must not be behind
 		return fmt.Errorf("write to %s: %w", l.f.Name(), err)
 	}
 	if err := l.f.Sync(); err != nil {
@@ -187,6 +206,12 @@ func (l *Log) used() (map[string]bool, error) {
 		}
 		read += len(line)
 	}
+	for serial := range l.seen {
+		if !used[serial] { // an editor has written what it had read before
+			return nil, fmt.Errorf("serial number %s was in it, and is not any more: put back the lines that are missing, and start again", serial)
+		}
+	}
+	l.seen = used
 	return used, nil
 }
 

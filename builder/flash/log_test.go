@@ -1,6 +1,7 @@
 package flash
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func entry(serial string) Entry {
@@ -44,7 +47,7 @@ func TestLog(t *testing.T) {
 			}
 			l := openLog(t, path)
 			unit, err := l.Allot(e, Given{Unit: Unit{Serial: "GW-2"}}.Next)
-			if err != nil || unit.Serial != "GW-2" {
+			if err != nil || unit != (Unit{Serial: "GW-2"}) {
 				t.Fatalf("cut after %d: %+v, %v", n, unit, err)
 			}
 			if used, err := openLog(t, path).Used(); err != nil || len(used) != 2 || !used["GW-1"] || !used["GW-2"] {
@@ -79,6 +82,99 @@ func TestLogRefuses(t *testing.T) {
 		if text, _ := os.ReadFile(path); string(text) != tt.text {
 			t.Errorf("it was changed to %q", text)
 		}
+	}
+}
+
+// What would have serial numbers used again is an error as long as it is so.
+func TestLogIsLost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log.csv")
+	other := openLog(t, path) // another process
+	l := openLog(t, path)
+	counter, err := NewCounter("GW-#", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	allot := func(l *Log, want string) {
+		t.Helper()
+		u, err := l.Allot(entry(""), counter.Next)
+		got := u.Serial
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.HasSuffix(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	allot(l, "GW-1")
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	allot(other, "GW-2")
+	allot(l, "GW-3")
+	all, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const lost, moved = "was in it, and is not any more: put back the lines that are missing, and start again", "was moved, or replaced as editors do: see that all serial numbers are in it, and start again"
+	for _, tt := range []struct {
+		name string
+		do   func() error
+		want string
+	}{
+		{"an editor's older text", func() error { return os.WriteFile(path, old, 0o644) }, lost},
+		{"nothing", func() error { return os.Truncate(path, 0) }, lost},
+		{"moved", func() error { return os.Rename(path, path+".1") }, moved},
+		{"replaced", func() error { return os.WriteFile(path, all, 0o644) }, moved},
+		{"back", func() error { return errors.Join(os.Rename(path+".1", path), os.WriteFile(path, all, 0o644)) }, "GW-4"},
+	} {
+		if err := tt.do(); err != nil {
+			t.Fatal(err)
+		}
+		t.Log(tt.name)
+		allot(l, tt.want)
+		if err := l.Append(entry("")); (err == nil) != (tt.want != moved) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+// A disk that is full takes nothing, or all of a line.
+func TestLogDiskFull(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("a small disk needs root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16k"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	path := filepath.Join(dir, "log.csv")
+	l := openLog(t, path)
+	defer l.Close()
+	entries := 0
+	for {
+		e := entry(fmt.Sprintf("GW-%03d", entries))
+		e.Detail = strings.Repeat("x", 300)
+		if err := l.Append(e); err != nil {
+			if !strings.Contains(err.Error(), "no space left") {
+				t.Error(err)
+			}
+			break
+		}
+		entries++
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || len(text) < 15000 || !strings.HasSuffix(string(text), "\n") {
+		t.Errorf("%d bytes, %v", len(text), err)
+	}
+	if used, err := l.Used(); err != nil || len(used) != entries {
+		t.Errorf("%d serial numbers, want %d, %v", len(used), entries, err)
+	}
+	large := entry("")
+	large.Detail = strings.Repeat("x", 5000)
+	if u, err := l.Allot(large, Given{Unit: Unit{Serial: "new"}}.Next); err == nil {
+		t.Errorf("allotted: %v", u)
 	}
 }
 

@@ -34,7 +34,7 @@ var ErrNoSerials = errors.New("no serial number is left")
 type Counter struct {
 	prefix, suffix string
 	digits         int
-	first          int
+	first          int64
 }
 
 // NewCounter reads a pattern, which has one run of #, the digits. The first
@@ -45,14 +45,14 @@ func NewCounter(pattern string, first int) (Counter, error) {
 	if i < 0 || strings.Trim(pattern[i:j], "#") != "" || j-i > 18 {
 		return Counter{}, fmt.Errorf("serial numbers %q: want one run of at most 18 #, which stand for the digits of a counter", pattern)
 	}
-	c := Counter{pattern[:i], pattern[j:], j - i, first}
+	c := Counter{pattern[:i], pattern[j:], j - i, int64(first)}
 	if err := checkSerial(c.Longest()); err != nil {
 		return Counter{}, err
 	}
 	return c, nil
 }
 
-func (c Counter) text(n int) string {
+func (c Counter) text(n int64) string {
 	return fmt.Sprintf("%s%0*d%s", c.prefix, c.digits, n, c.suffix)
 }
 
@@ -69,7 +69,7 @@ func (c Counter) Next(used map[string]bool) (Unit, error) {
 		if !ok || !ok2 || len(middle) != c.digits || strings.Trim(middle, "0123456789") != "" {
 			continue
 		}
-		if n, err := strconv.Atoi(middle); err == nil && n >= next {
+		if n, err := strconv.ParseInt(middle, 10, 64); err == nil && n >= next {
 			next = n + 1
 		}
 	}
@@ -218,6 +218,12 @@ func ReadSettings(path string, serials Serials) (Settings, error) {
 	longest := ""
 	if serials != nil {
 		longest = serials.Longest()
+		if err := checkSerial(longest); err != nil {
+			return s, err
+		}
+		if path == "" {
+			return s, nil
+		}
 	}
 	if _, err := s.file(longest); err != nil {
 		return s, fmt.Errorf("settings in %s: %w", path, err)

@@ -36,6 +36,7 @@ func TestCounter(t *testing.T) {
 		{"#:b", 0, []string{"9:b"}, "no serial number is left: the last one of the pattern, 9:b, is used"},
 		{"GW-##", 100, nil, "no serial number is left: the last one of the pattern, GW-99, is used"},
 		{"GW-###", 99, []string{"GW-099"}, "GW-100"},
+		{"##################", 1, []string{"123456789012345678"}, "123456789012345679"},
 		{"GW", 1, nil, "want one run of at most 18 #"},
 		{"#a#", 1, nil, "want one run of at most 18 #"},
 		{strings.Repeat("#", 19), 1, nil, "want one run of at most 18 #"},
@@ -153,6 +154,9 @@ func TestSettings(t *testing.T) {
 	}
 	if _, err := read("product: p\n", ""); err != nil {
 		t.Errorf("without serial numbers: %v", err)
+	}
+	if _, err := ReadSettings("", Given{Unit: Unit{Serial: "GW 1"}}); err == nil || err.Error() != `"GW 1" is not a serial number: letters, digits and -._:@, at most 128` {
+		t.Errorf("without a file, and no serial number: %v", err)
 	}
 	if s, err := ReadSettings("", Given{Unit: Unit{Serial: "GW-1"}}); err != nil || s.Product != "" {
 		t.Errorf("without a file: %+v, %v", s, err)

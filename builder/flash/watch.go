@@ -13,21 +13,20 @@ import (
 const look = 500 * time.Millisecond
 
 // Watch flashes each card that is put into one of the readers, block devices that
-// may be not there as long as no card is, until ctx is done or no serial number is
-// left. Cards that are in a reader already are flashed, too. begin and end are
-// called for each card, by the goroutine of its reader.
+// may be not there as long as no card is, until ctx is done. Cards that are in a
+// reader already are flashed, too. begin and end are called for each card, by the
+// goroutine of its reader.
 func (j *Job) Watch(ctx context.Context, readers []string, begin func(Card), end func(Card, Entry)) {
 	var wg sync.WaitGroup
 	turn := make(chan struct{}) // serial numbers are for who comes first
 	close(turn)
 	for _, reader := range readers {
 		wg.Go(func() {
-			for last := ""; ; {
-				c, ok := next(ctx, reader, last)
+			for empty := true; ; empty = false {
+				c, ok := next(ctx, reader, empty)
 				if !ok {
 					return
 				}
-				last = c.seq
 				begin(c)
 				e := j.Card(ctx, c, turn, func() {})
 				end(c, e)
@@ -37,8 +36,10 @@ func (j *Job) Watch(ctx context.Context, readers []string, begin func(Card), end
 	wg.Wait()
 }
 
-// next waits for another card than the last one.
-func next(ctx context.Context, reader, last string) (Card, bool) {
+// next waits for a card in a reader that is empty, or else will be before. That the
+// kernel says it is another one is not enough: it does so, too, when a reader was
+// asleep, and a unit must not be flashed again behind the operator's back.
+func next(ctx context.Context, reader string, empty bool) (Card, bool) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -49,8 +50,8 @@ func next(ctx context.Context, reader, last string) (Card, bool) {
 		c, err := Examine(reader)
 		switch {
 		case err != nil, c.Size == 0:
-			last = "" // so that the same one may come back
-		case c.seq != last:
+			empty = true
+		case empty:
 			return c, true
 		}
 	}

@@ -28,6 +28,7 @@ const (
 	writing      phase = "writing"
 	verifying    phase = "verifying"
 	provisioning phase = "provisioning"
+	enabling     phase = "enabling"
 	done         phase = "done"
 )
 
@@ -57,7 +58,7 @@ type probe struct {
 // what is wrong with the card, in the words of an operator.
 func (w *writer) write(ctx context.Context) (err error) {
 	if w.dev.Size() < w.image.Image.Size {
-		return fmt.Errorf("it has %s, the image %s: too small", bytesText(w.dev.Size()), bytesText(w.image.Image.Size))
+		return tooSmall(w.dev.Size(), w.image.Image.Size)
 	}
 	for i := range w.buffers {
 		if w.buffers[i], err = pages(chunk); err != nil {
@@ -69,11 +70,11 @@ func (w *writer) write(ctx context.Context) (err error) {
 	if w.provision != nil {
 		steps = append(steps, w.writeProvision)
 	}
-	for _, step := range steps {
-		if err := step(ctx); err != nil {
+	for _, step := range steps { // after the last one the card is complete, whoever interrupts
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := ctx.Err(); err != nil {
+		if err := step(ctx); err != nil {
 			return err
 		}
 	}
@@ -92,7 +93,7 @@ func (w *writer) erase(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("erase at %s: %w", bytesText(off), err)
+			return fmt.Errorf("erase at %s: %w", SizeText(off), err)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -106,7 +107,7 @@ func (w *writer) erase(ctx context.Context) error {
 	for _, e := range w.image.zeros() {
 		b := w.buffers[0][:min(e.Length, chunk)]
 		if _, err := w.dev.ReadAt(b, e.Offset); err != nil {
-			return fmt.Errorf("read at %s: %w", bytesText(e.Offset), err)
+			return fmt.Errorf("read at %s: %w", SizeText(e.Offset), err)
 		}
 		if !allZero(b) {
 			w.erased = false
@@ -149,10 +150,10 @@ func (w *writer) unmark(context.Context) error {
 	b := w.buffers[0][:grain]
 	for _, p := range w.probes {
 		if _, err := w.dev.ReadAt(b, p.off); err != nil {
-			return fmt.Errorf("read at %s: %w", bytesText(p.off), err)
+			return fmt.Errorf("read at %s: %w", SizeText(p.off), err)
 		}
 		if !bytes.Equal(b, p.mark) {
-			return fmt.Errorf("it says it has %s, but does not keep what is written at %s: a counterfeit, or broken; do not use it", bytesText(w.dev.Size()), bytesText(p.off))
+			return fmt.Errorf("it says it has %s, but does not keep what is written at %s: a counterfeit, or broken; do not use it", SizeText(w.dev.Size()), SizeText(p.off))
 		}
 	}
 	for _, p := range w.probes {
@@ -168,7 +169,7 @@ func (w *writer) writeAt(data []byte, off int64) error {
 	b := w.buffers[0][:len(data)]
 	copy(b, data)
 	if _, err := w.dev.WriteAt(b, off); err != nil {
-		return fmt.Errorf("write at %s: %w", bytesText(off), err)
+		return fmt.Errorf("write at %s: %w", SizeText(off), err)
 	}
 	return nil
 }
@@ -207,10 +208,10 @@ func (w *writer) writeExtents(ctx context.Context, extents []disk.Extent) error 
 			n := min(chunk-off%chunk, end-off)
 			b := w.buffers[0][:n]
 			if _, err := w.image.file.ReadAt(b, off); err != nil {
-				return fmt.Errorf("read the image at %s: %w", bytesText(off), err)
+				return fmt.Errorf("read the image at %s: %w", SizeText(off), err)
 			}
 			if _, err := w.dev.WriteAt(b, off); err != nil {
-				return fmt.Errorf("write at %s: %w", bytesText(off), err)
+				return fmt.Errorf("write at %s: %w", SizeText(off), err)
 			}
 			if err := ctx.Err(); err != nil {
 				return err
@@ -234,7 +235,7 @@ func (w *writer) verify(ctx context.Context) error {
 	err = w.read(ctx, func(b []byte, off int64) error {
 		want := make([]byte, len(b))
 		if _, err := w.image.file.ReadAt(want, off); err != nil {
-			return fmt.Errorf("read the image at %s: %w", bytesText(off), err)
+			return fmt.Errorf("read the image at %s: %w", SizeText(off), err)
 		}
 		for at := 0; at < len(b); at += grain {
 			if !bytes.Equal(b[at:at+grain], want[at:at+grain]) {
@@ -251,7 +252,7 @@ func (w *writer) verify(ctx context.Context) error {
 	case err != nil:
 		return err
 	case first >= 0:
-		return fmt.Errorf("it does not keep what is written to it: what it has at %s is something else", bytesText(first))
+		return fmt.Errorf("it does not keep what is written to it: what it has at %s is something else", SizeText(first))
 	case zeros == 0:
 		return errors.New("it does not always read the same: one look at it was right, another one wrong")
 	}
@@ -297,7 +298,7 @@ func (w *writer) read(ctx context.Context, take func(b []byte, off int64) error)
 	var failed error
 	for p := range parts { // to the end: the buffers are in use until then
 		if p.err != nil {
-			p.err = fmt.Errorf("read at %s: %w", bytesText(p.off), p.err)
+			p.err = fmt.Errorf("read at %s: %w", SizeText(p.off), p.err)
 		} else if failed == nil {
 			p.err = take(p.data, p.off)
 			w.tell(verifying, p.off+int64(len(p.data)), size)
@@ -313,8 +314,11 @@ func (w *writer) read(ctx context.Context, take func(b []byte, off int64) error)
 
 // writeProvision puts the settings of this unit into the file that the image has
 // for them.
-func (w *writer) writeProvision(context.Context) error {
+func (w *writer) writeProvision(ctx context.Context) error {
 	file, err := w.provision()
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return err
 	}
@@ -330,7 +334,7 @@ func (w *writer) writeProvision(context.Context) error {
 			if grains[first] == nil {
 				grains[first] = make([]byte, grain)
 				if _, err := w.image.file.ReadAt(grains[first], first); err != nil {
-					return fmt.Errorf("read the image at %s: %w", bytesText(first), err)
+					return fmt.Errorf("read the image at %s: %w", SizeText(first), err)
 				}
 			}
 			n := copy(grains[first][off-first:], file[:min(int64(len(file)), e.Offset+e.Length-off)])
@@ -348,10 +352,10 @@ func (w *writer) writeProvision(context.Context) error {
 	got := w.buffers[0][:grain]
 	for off, want := range grains {
 		if _, err := w.dev.ReadAt(got, off); err != nil {
-			return fmt.Errorf("read at %s: %w", bytesText(off), err)
+			return fmt.Errorf("read at %s: %w", SizeText(off), err)
 		}
 		if !bytes.Equal(got, want) {
-			return fmt.Errorf("it does not keep the settings: what it has at %s is something else", bytesText(off))
+			return fmt.Errorf("it does not keep the settings: what it has at %s is something else", SizeText(off))
 		}
 	}
 	return nil
