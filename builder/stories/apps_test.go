@@ -88,7 +88,7 @@ func (e *exosite) reported() map[string]string {
 // A gateway gets apps, newer versions of them, and loses them again; what goes wrong
 // changes nothing.
 func TestApps(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		e := startExosite(t, "GW-9", "meter")
 		for _, version := range []string{"1", "2"} {
 			e.offer("meter.v"+version+".tar.gz", meter(t, version))

@@ -3,6 +3,7 @@
 package stories
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"maps"
@@ -18,13 +19,19 @@ import (
 	"github.com/exosite/gwe/gweinit/slot"
 )
 
-// A gateway comes up with everything in its place, keeps its data over a
-// reboot, and goes off when told.
+// A gateway comes up with everything in its place, takes the whole card for /data,
+// keeps it over a reboot, and goes off when told.
 func TestBoots(t *testing.T) {
 	eachBoard(t, func(t *testing.T, b *build) {
+		const size = 1 << 30
 		c := b.card(t)
+		before, after := make([]byte, 512), make([]byte, 512)
+		c.read(t, before, 0)
+		c.enlarge(t, size)
 		m := c.boot(t)
-		m.ready(b, slot.A)
+		if rest := m.ready(b, slot.A); rest != "" {
+			t.Errorf("the ready line ends in %q", rest)
+		}
 		m.shell()
 
 		for _, check := range []struct{ command, want string }{
@@ -57,13 +64,17 @@ func TestBoots(t *testing.T) {
 			t.Errorf("the boot state after ready: %+v", st)
 		}
 
-		m.runs("echo kept > /data/kept")
+		if got := m.dataMegabytes(); got < 850 {
+			t.Errorf("/data has %d MB of 1 GiB\n%s", got, m.runs("dmesg | grep -i -E 'gweinit|ext4'"))
+		}
+		m.runs("dd if=/dev/urandom of=/data/kept bs=1M count=40 2>/dev/null; sha256sum /data/kept > /data/sum")
 		io.WriteString(m, "reboot\n")
 		m.sees("gweinit: reboot")
 		m.ready(b, slot.A)
 		m.shell()
-		if got := m.runs("cat /data/kept"); got != "kept" {
-			t.Errorf("after the reboot /data/kept has %q", got)
+		m.runs("sha256sum -c /data/sum")
+		if got := m.runs("dmesg | grep -c -E 'gweinit: (/dev|grew)' || true"); got != "0" {
+			t.Errorf("the second boot grows again:\n%s", m.runs("dmesg | grep gweinit"))
 		}
 		// An orderly end leaves nothing to recover.
 		if got := m.runs("dmesg | grep -c 'EXT4-fs.*recover' || true"); got != "0" {
@@ -72,6 +83,11 @@ func TestBoots(t *testing.T) {
 		io.WriteString(m, "poweroff\n")
 		m.sees("gweinit: poweroff")
 		m.poweredOff()
+		c.sgdisk(t)
+		if c.read(t, after, 0); !bytes.Equal(before, after) {
+			t.Error("sector 0 was changed")
+		}
+		c.checkData(t, size)
 	})
 }
 
@@ -107,7 +123,7 @@ func TestPID1Survives(t *testing.T) {
 
 // A fork bomb takes neither PID 1 nor the way to reboot.
 func TestForkBomb(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		m := b.card(t).boot(t)
 		m.ready(b, slot.A)
 		m.shell()
@@ -191,7 +207,7 @@ func TestFallsBackFromACorruptKernel(t *testing.T) {
 
 // The root of slot A rots: Linux cannot mount it, and each attempt is counted.
 func TestFallsBackFromACorruptRoot(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		c.copySlot(t)
 		st := slot.Fresh(slot.A, slot.Good)
@@ -251,7 +267,7 @@ func TestLostBootState(t *testing.T) {
 // The partition table is torn, as a power cut while it grows would leave it:
 // Linux finds its partitions by the backup.
 func TestLinuxWithATornTable(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		c := b.card(t)
 		f, err := os.OpenFile(c.path, os.O_RDWR, 0)
 		if err != nil {

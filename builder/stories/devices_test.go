@@ -27,7 +27,7 @@ func TestFieldbus(t *testing.T) {
 		"qemu-mips64el": "-usb",
 		"rpi3":          "", // it has one, with a network adapter in it
 	}
-	eachBoard(t, func(t *testing.T, b *build) {
+	eachThorough(t, func(t *testing.T, b *build) {
 		out := t.TempDir()
 		manifest, err := buildImage(out, b.Board, "base", "busybox", "fieldbus", "dev")
 		if err != nil {

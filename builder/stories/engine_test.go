@@ -147,7 +147,7 @@ func (e *exosite) outcomes(part string) (n int) {
 // it is told, and goes on to do so whatever the cloud, the network and the power
 // do.
 func TestEngine(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		const serial = "GW-7"
 		e := startExosite(t, serial)
 		c := e.card(t, b)

@@ -30,9 +30,8 @@ func (b *build) flash(t *testing.T, size int64, args ...string) *card {
 		t.Fatalf("losetup: %v: %s", err, out)
 	}
 	device := strings.TrimSpace(string(out))
-	args = append([]string{"run", "./builder", "flash", "-yes", "-force", "-image", filepath.Join(b.out, b.Compressed.Name)}, append(args, device)...)
-	cmd := exec.Command("go", args...)
-	cmd.Dir = project
+	args = append([]string{"flash", "-yes", "-force", "-image", filepath.Join(b.out, b.Compressed.Name)}, append(args, device)...)
+	cmd := exec.Command(builderProgram(t), args...)
 	text, err := cmd.CombinedOutput()
 	if out, failed := exec.Command("losetup", "--detach", device).CombinedOutput(); failed != nil {
 		t.Errorf("losetup: %v: %s", failed, out)

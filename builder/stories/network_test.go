@@ -441,7 +441,7 @@ func (w *wire) scanOne(to netip.Addr, port uint16) bool {
 // repaired on every other card, and settings are applied: the gateway ends complete,
 // and nothing of the settings is left on the boot partition.
 func TestPowerCutsOnTheFirstDay(t *testing.T) {
-	const cuts, cutsPerCard, size = 20, 5, 1 << 30
+	const cuts, cutsPerCard, size = 10, 5, 1 << 30
 	eachSample(t, func(t *testing.T, b *build) {
 		settings := func(card int) string {
 			return fmt.Sprintf("product: a1b2c3\nserial: serial-no-%d\ntimezone: Asia/Tokyo\nnetwork: {hostname: gw-%d}\n", card, card)

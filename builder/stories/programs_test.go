@@ -14,7 +14,7 @@ import (
 
 // Two applications come with the image, run, and survive what is done to them.
 func TestHosting(t *testing.T) {
-	eachThorough(t, func(t *testing.T, b *build) {
+	eachSample(t, func(t *testing.T, b *build) {
 		out := t.TempDir()
 		manifest, err := buildImage(out, b.Board, "base", "busybox", "examples", "dev")
 		if err != nil {
