@@ -172,6 +172,9 @@ func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{},
 	case ctx.Err() != nil && !errors.Is(err, errGone):
 		e.Result, e.Detail = Interrupted, "while "+string(m.phase())+"; the card is not complete"
 		return
+	case errors.Is(err, ErrNoSerials):
+		e.Result, e.Detail = Failed, "the card is good, but "+err.Error()
+		return
 	default:
 		e.Result, e.Detail = Failed, err.Error()
 		return

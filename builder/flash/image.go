@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -28,9 +29,10 @@ const grain = 4096
 // Image is a built image, which has been compared with what the build says of it.
 type Image struct {
 	*image.Manifest
-	file      *os.File      // not compressed
-	data      []disk.Extent // all but the zeros, in grains
-	provision []disk.Extent // the file of the settings
+	file      *os.File          // not compressed
+	data      []disk.Extent     // all but the zeros, in grains
+	sum       [sha256.Size]byte // of the data: zeros need no hash
+	provision []disk.Extent     // the file of the settings
 }
 
 // OpenImage opens BOARD.img or BOARD.img.zst, beside which the build has left
@@ -103,7 +105,7 @@ func scratch() (*os.File, error) {
 func (i *Image) read(ctx context.Context, source io.Reader, unpack bool, progress func(done, total int64)) error {
 	const mismatch = "%s is what %s.json says, %s what is there: the two are not of one build, or a copy is damaged"
 	buf, zero := make([]byte, 1<<20), make([]byte, grain)
-	hash, size := sha256.New(), i.Image.Size
+	hash, data, size := sha256.New(), sha256.New(), i.Image.Size
 	for off := int64(0); ; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -112,7 +114,8 @@ func (i *Image) read(ctx context.Context, source io.Reader, unpack bool, progres
 		if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return err
 		}
-		hash.Write(buf[:n])
+		var hashing sync.WaitGroup // on another processor, the slowest part
+		hashing.Go(func() { hash.Write(buf[:n]) })
 		for at := 0; at < n; at += grain {
 			part := buf[at:min(at+grain, n)]
 			if bytes.Equal(part, zero[:len(part)]) {
@@ -123,8 +126,10 @@ func (i *Image) read(ctx context.Context, source io.Reader, unpack bool, progres
 					return err
 				}
 			}
+			data.Write(part)
 			i.data = extend(i.data, off+int64(at), int64(len(part)))
 		}
+		hashing.Wait()
 		if off += int64(n); off > size || n < len(buf) && off < size {
 			there := fmt.Sprint(off)
 			if off > size {
@@ -140,6 +145,7 @@ func (i *Image) read(ctx context.Context, source io.Reader, unpack bool, progres
 	if sum := hex.EncodeToString(hash.Sum(nil)); sum != i.Image.SHA256 {
 		return fmt.Errorf(mismatch, "SHA-256 "+i.Image.SHA256, i.Board, sum)
 	}
+	i.sum = [sha256.Size]byte(data.Sum(nil))
 	if size%grain != 0 {
 		return fmt.Errorf("its %d bytes are no multiple of %d", size, grain)
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -225,9 +224,27 @@ func (w *writer) writeExtents(ctx context.Context, extents []disk.Extent) error 
 
 // verify reads all of the image back, also the zeros that were not written.
 func (w *writer) verify(ctx context.Context) error {
-	hash := sha256.New()
-	err := w.read(ctx, func(b []byte, _ int64) error { hash.Write(b); return nil })
-	if err != nil || hex.EncodeToString(hash.Sum(nil)) == w.image.Image.SHA256 {
+	hash, zero, data := sha256.New(), true, w.image.data
+	err := w.read(ctx, func(b []byte, off int64) error {
+		for len(b) > 0 {
+			for len(data) > 0 && data[0].Offset+data[0].Length <= off {
+				data = data[1:]
+			}
+			n := int64(len(b))
+			if len(data) > 0 && data[0].Offset <= off {
+				n = min(n, data[0].Offset+data[0].Length-off)
+				hash.Write(b[:n])
+			} else {
+				if len(data) > 0 {
+					n = min(n, data[0].Offset-off)
+				}
+				zero = zero && allZero(b[:n])
+			}
+			b, off = b[n:], off+n
+		}
+		return nil
+	})
+	if err != nil || zero && [sha256.Size]byte(hash.Sum(nil)) == w.image.sum {
 		return err
 	}
 	// Where?
