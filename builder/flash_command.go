@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,7 +34,10 @@ turns out to be bad takes none away.
 With -watch, the devices are readers: each card that is put in is flashed, until
 Ctrl-C.
 
-Exit status: 0 if all cards are good, 1 if one is not, or was refused.
+For each card with a serial number it prints a line for labels, also if that could
+not be enabled in the cloud: "builder enable" does it later.
+
+Exit status: 0 if all cards and self-tests are good, 1 if one is not, or was refused.
 
   builder flash -board rpi3 /dev/sdb
   builder flash -image out/rpi3.img.zst /dev/sdb /dev/sdc
@@ -81,7 +85,11 @@ func flashCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 	if err := o.check(devices); err != nil {
 		return err
 	}
-	j, err := o.job(ctx)
+	cards, err := examine(devices, o.watch)
+	if err != nil {
+		return err
+	}
+	j, err := o.job(ctx, len(devices))
 	if err != nil {
 		return err
 	}
@@ -89,12 +97,13 @@ func flashCommand(ctx context.Context, flags *flag.FlagSet, args []string) error
 	if j.Log != nil {
 		defer j.Log.Close()
 	}
-	st := &station{job: j, o: o, display: newDisplay(os.Stderr), out: os.Stdout}
+	screen := os.Stderr
+	st := &station{job: j, o: o, display: newDisplay(screen, func() int { return columns(screen) }), out: os.Stdout}
 	j.Tell = st.display.update
 	if o.watch {
-		return st.watch(ctx, devices)
+		return st.watch(ctx, cards)
 	}
-	return st.cards(ctx, devices)
+	return st.flash(ctx, cards)
 }
 
 // check finds what does not go together.
@@ -117,6 +126,8 @@ func (o *flashOptions) check(devices []string) error {
 		return errors.New("-owner is for enabling serial numbers: give -serial or -serials")
 	case o.qr != "" && o.serial == "" && o.serials == "":
 		return errors.New("-qr is for labels with serial numbers: give -serial or -serials")
+	case o.qr == "text" && o.json:
+		return errors.New("-qr text and -json: want one of them")
 	case o.console != "" && !o.watch:
 		return errors.New("-console goes with -watch")
 	}
@@ -127,8 +138,8 @@ func (o *flashOptions) check(devices []string) error {
 }
 
 // job opens what the flags name.
-func (o *flashOptions) job(ctx context.Context) (j *flash.Job, err error) {
-	j = &flash.Job{Force: o.force}
+func (o *flashOptions) job(ctx context.Context, cards int) (_ *flash.Job, failed error) {
+	j, err := &flash.Job{Force: o.force}, error(nil)
 	switch {
 	case strings.Contains(o.serial, "#"):
 		j.Serials, err = flash.NewCounter(o.serial, o.first)
@@ -166,20 +177,51 @@ func (o *flashOptions) job(ctx context.Context) (j *flash.Job, err error) {
 			return nil, fmt.Errorf("-qr: %w", err)
 		}
 	}
+	if o.log != "" {
+		log, err := flash.OpenLog(o.log)
+		if err != nil {
+			return nil, err
+		}
+		defer func() {
+			if failed != nil {
+				log.Close()
+			}
+		}()
+		j.Log = log
+	}
 	draw := func(done, total int64) {}
 	if isTerminal(os.Stderr) {
 		draw = bar(os.Stderr)
 	}
 	if j.Image, err = flash.OpenImage(ctx, o.image, draw); err != nil {
-		return nil, buildFirst(err, o.board)
-	}
-	if o.log != "" {
-		if j.Log, err = flash.OpenLog(o.log); err != nil {
-			j.Image.Close()
-			return nil, err
+		draw(1, 1)
+		if o.board != "" {
+			err = buildFirst(err, o.board)
 		}
+		return nil, err
+	}
+	if err = o.checkSettings(j.Image, cards); err != nil {
+		j.Image.Close()
+		return nil, err
 	}
 	return j, nil
+}
+
+// checkSettings looks at those that the image was built with.
+func (o *flashOptions) checkSettings(image *flash.Image, cards int) error {
+	if o.provision != "" {
+		return nil
+	}
+	own, ok, err := image.Settings()
+	switch {
+	case err != nil:
+		return err
+	case ok && (o.serial != "" || o.serials != ""):
+		return errors.New("the image was built with settings, and those of a card with a serial number take their place: give all of them with -provision")
+	case own.Serial != "" && (cards > 1 || o.watch):
+		return fmt.Errorf("the image was built with serial number %s, which would be that of all cards: build it without, and use -serial", own.Serial)
+	}
+	return nil
 }
 
 // station is where cards are flashed: a run of the command.
@@ -188,25 +230,39 @@ type station struct {
 	o       flashOptions
 	display *display
 
-	mu  sync.Mutex
-	out io.Writer
-	bad int // cards
-	all int
+	mu    sync.Mutex
+	out   io.Writer
+	cards count
+	tests count
+	lost  []error // what else is wrong
 }
 
-// cards flashes the cards that are there.
-func (s *station) cards(ctx context.Context, devices []string) error {
-	cards, err := examine(devices)
-	if err != nil {
-		return err
-	}
-	if err := s.ask(cards, "All that is on them is lost."); err != nil {
-		return err
-	}
+// count is how many of something are not good.
+type count struct{ bad, all int }
+
+// flash flashes the cards that are there.
+func (s *station) flash(ctx context.Context, cards []flash.Card) error {
+	var rows, good []string
 	for _, c := range cards {
-		s.display.add(c.Path)
+		rows = append(rows, s.row(c))
+		if c.Refuse(s.job.Image.Image.Size, s.o.force) == nil {
+			good = append(good, c.Path)
+		}
+	}
+	question := ""
+	if len(good) > 0 {
+		question = fmt.Sprintf("All that is on %s is lost.", strings.Join(good, ", "))
+	}
+	if err := s.ask(ctx, rows, question); err != nil {
+		return err
+	}
+	for _, path := range good {
+		s.display.add(path)
 	}
 	entries := s.job.Cards(ctx, cards)
+	for _, path := range good {
+		s.display.remove(path)
+	}
 	if !s.o.json {
 		s.display.printTo(s.out, summary(entries))
 	}
@@ -216,15 +272,22 @@ func (s *station) cards(ctx context.Context, devices []string) error {
 	return s.verdict()
 }
 
-// examine looks at all devices, of which each may be named once.
-func examine(devices []string) ([]flash.Card, error) {
+// examine looks at all devices, of which each may be named once. Readers need not be
+// there as long as no card is in them.
+func examine(devices []string, readers bool) ([]flash.Card, error) {
 	var cards []flash.Card
-	for _, path := range devices {
+	for i, path := range devices {
+		if slices.Contains(devices[:i], path) {
+			return nil, fmt.Errorf("%s is given twice", path)
+		}
 		c, err := flash.Examine(path)
+		if readers && errors.Is(err, fs.ErrNotExist) {
+			c, err = flash.Card{Path: path}, nil
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		if i := slices.IndexFunc(cards, func(o flash.Card) bool { return o.Name == c.Name }); i >= 0 {
+		if i := slices.IndexFunc(cards, func(o flash.Card) bool { return c.Name != "" && o.Name == c.Name }); i >= 0 {
 			return nil, fmt.Errorf("%s and %s are the same device", cards[i].Path, path)
 		}
 		cards = append(cards, c)
@@ -232,89 +295,126 @@ func examine(devices []string) ([]flash.Card, error) {
 	return cards, nil
 }
 
-// ask shows what is about to be overwritten, and asks a person.
-func (s *station) ask(cards []flash.Card, what string) error {
-	m := s.job.Image
-	var text strings.Builder
-	fmt.Fprintf(&text, "Image: %s, version %s, %s\n", m.Board, m.Version, m.Image.SHA256)
-	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	good := 0
-	for _, c := range cards {
-		note := ""
-		if err := c.Refuse(m.Image.Size, s.o.force); err != nil {
-			note = "refused: " + err.Error()
-		} else {
-			good++
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", c.Path, gigabytes(c.Size), cmp.Or(c.Model, "-"), note)
+// row is a card in a table.
+func (s *station) row(c flash.Card) string {
+	note := ""
+	if c.Name == "" {
+		note = "not there yet"
+	} else if c.Size == 0 && s.o.watch {
+		note = "no card yet"
+	} else if err := c.Refuse(s.job.Image.Image.Size, s.o.force); err != nil {
+		note = "refused: " + err.Error()
 	}
-	t.Flush()
-	s.display.print(text.String(), 0)
-	if s.o.yes || good == 0 && !s.o.watch {
+	return c.Path + "\t" + sizeText(c.Size) + "\t" + cmp.Or(c.Model, "-") + "\t" + note
+}
+
+// sizeText is a card's size, if there is one.
+func sizeText(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return flash.SizeText(n)
+}
+
+// ask shows what is about to be overwritten, and asks a person the question, if there
+// is one.
+func (s *station) ask(ctx context.Context, rows []string, question string) error {
+	m := s.job.Image
+	s.display.print(fmt.Sprintf("Image: %s, version %s, %s\n", m.Board, m.Version, m.Image.SHA256)+table(rows), 0)
+	if s.o.yes || question == "" {
 		return nil
 	}
-	if !isTerminal(os.Stdin) {
+	if !isTerminal(os.Stdin) || s.display.columns() == 0 {
 		return errors.New("nobody can be asked whether these are the right cards: -yes goes on without asking")
 	}
-	s.display.print(what+" Type yes to go on: ", 0)
-	answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	if err != nil || strings.TrimSpace(answer) != "yes" {
+	s.display.print(question+" Type yes to go on: ", 0)
+	answer, in := make(chan string, 1), bufio.NewReader(os.Stdin)
+	go func() { // Ctrl-C does not end a read
+		text, err := in.ReadString('\n')
+		if err != nil {
+			text = ""
+		}
+		answer <- text
+	}()
+	text := ""
+	select {
+	case text = <-answer:
+	case <-ctx.Done():
+	}
+	if text == "" {
+		s.display.print("\n", 0)
+	}
+	if strings.TrimSpace(text) != "yes" {
 		return errors.New("nothing was written")
 	}
 	return nil
 }
 
-func gigabytes(n int64) string { return fmt.Sprintf("%.1f GB", float64(n)/1e9) }
+// table is rows of cells with tabs in between.
+func table(rows []string) string {
+	var text strings.Builder
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(t, r)
+	}
+	t.Flush()
+	lines := strings.Split(text.String(), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return strings.Join(lines, "\n")
+}
 
 // watch flashes card after card.
-func (s *station) watch(ctx context.Context, readers []string) error {
-	var there []string
-	for _, path := range readers {
-		if _, err := os.Stat(path); err == nil {
-			there = append(there, path)
-		}
+func (s *station) watch(ctx context.Context, readers []flash.Card) error {
+	var paths, rows []string
+	for _, r := range readers {
+		paths, rows = append(paths, r.Path), append(rows, s.row(r))
 	}
-	cards, err := examine(there)
-	if err != nil {
-		return err
-	}
-	if err := s.ask(cards, "Each card that is put into "+strings.Join(readers, ", ")+" will be overwritten."); err != nil {
-		return err
-	}
+	var console io.ReadCloser
 	if s.o.console != "" {
-		console, err := flash.OpenConsole(s.o.console)
-		if err != nil {
+		var err error
+		if console, err = flash.OpenConsole(s.o.console); err != nil {
 			return err
 		}
 		defer console.Close()
-		var reading sync.WaitGroup
-		defer reading.Wait()
+	}
+	if err := s.ask(ctx, rows, "All that is on a card that is put into "+strings.Join(paths, ", ")+" is lost."); err != nil {
+		return err
+	}
+	var reading sync.WaitGroup
+	if console != nil {
 		reading.Go(func() { s.listen(ctx, console) })
 	}
 	s.display.print("Put a card in. Ctrl-C ends.\n", 0)
-	s.job.Watch(ctx, readers,
+	s.job.Watch(ctx, paths,
 		func(c flash.Card) {
-			s.display.print(fmt.Sprintf("%s: %s, %s\n", c.Path, gigabytes(c.Size), cmp.Or(c.Model, "-")), 0)
+			s.display.print(fmt.Sprintf("%s: %s, %s\n", c.Path, flash.SizeText(c.Size), cmp.Or(c.Model, "-")), 0)
 			s.display.add(c.Path)
 		},
 		func(c flash.Card, e flash.Entry) {
 			s.display.remove(c.Path)
-			beeps := 1
+			beeps, next := 1, "; take it out, and put the next one in"
 			if e.Result != flash.OK {
 				beeps = 3
 			}
-			s.display.print(resultLine(e)+"; take it out, and put the next one in\n", beeps)
+			if ctx.Err() != nil {
+				next = ""
+			}
+			s.display.print(resultLine(e)+next+"\n", beeps)
 			s.result(e)
 		})
+	reading.Wait()
 	return s.verdict()
 }
 
 // listen takes the self-tests of gateways at the test place.
 func (s *station) listen(ctx context.Context, console io.ReadCloser) {
-	for r, err := range flash.ReadSelftests(ctx, console) {
-		if err != nil {
-			s.display.print(fmt.Sprintf("console %s: %v; no more self-tests are seen\n", s.o.console, err), 3)
-			return
+	err := errors.New("it has ended, as one that is pulled out")
+	for r, failed := range flash.ReadSelftests(ctx, console) {
+		if failed != nil {
+			err = failed
+			break
 		}
 		e := flash.Entry{
 			Time: time.Now(), Result: flash.TestPassed, Device: s.o.console,
@@ -325,32 +425,49 @@ func (s *station) listen(ctx context.Context, console io.ReadCloser) {
 			e.Result, e.Detail = flash.TestFailed, fmt.Sprintf("storage %s, network %s", r.Storage, r.Network)
 			beeps = 3
 		}
+		s.display.print(resultLine(e)+"\n", beeps)
 		if s.job.Log != nil {
 			if err := s.job.Log.Append(e); err != nil {
-				s.display.print(fmt.Sprintf("log: %v\n", err), 3)
+				s.lose(fmt.Errorf("self-test of %s: %w", r.Serial, err))
 			}
 		}
-		s.display.print(resultLine(e)+"\n", beeps)
 		s.result(e)
 	}
+	if ctx.Err() == nil {
+		s.lose(fmt.Errorf("console %s: %w: no more self-tests are seen", s.o.console, err))
+	}
+}
+
+// lose tells what went wrong beside the cards.
+func (s *station) lose(err error) {
+	s.display.print(err.Error()+"\n", 3)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = append(s.lost, err)
 }
 
 // result counts a card or a test, and prints what scripts and label printers want
 // of it.
 func (s *station) result(e flash.Entry) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	good := e.Result == flash.OK || e.Result == flash.TestPassed
-	s.all++
-	if !good {
-		s.bad++
+	counted := &s.cards
+	if e.Result == flash.TestPassed || e.Result == flash.TestFailed {
+		counted = &s.tests
 	}
-	switch {
-	case s.o.json:
+	counted.all++
+	if e.Result != flash.OK && e.Result != flash.TestPassed {
+		counted.bad++
+	}
+	s.mu.Unlock()
+	if s.o.json {
 		text, _ := json.Marshal(e)
 		s.display.printTo(s.out, string(text)+"\n")
-	case good && e.Serial != "":
-		s.label(label.Label{Serial: e.Serial, MAC: e.MAC, Board: e.Board, Version: e.Version})
+	}
+	switch e.Result {
+	case flash.OK, flash.NotEnabled, flash.TestPassed:
+		if e.Serial != "" {
+			s.label(label.Label{Serial: e.Serial, MAC: e.MAC, Board: e.Board, Version: e.Version})
+		}
 	}
 }
 
@@ -364,18 +481,30 @@ func (s *station) label(unit label.Label) {
 	default:
 		path, err := unit.WritePNG(s.o.qr)
 		if err != nil {
-			s.display.print(err.Error()+"\n", 3)
+			s.lose(err)
 			break
 		}
 		text += path + "\n"
 	}
-	s.display.printTo(s.out, text)
+	if !s.o.json {
+		s.display.printTo(s.out, text)
+	}
 }
 
 // verdict is the command's error.
 func (s *station) verdict() error {
-	if s.bad > 0 {
-		return fmt.Errorf("%d of %d not good", s.bad, s.all)
+	var not []string
+	if c := s.cards; c.bad > 0 {
+		not = append(not, fmt.Sprintf("%d of %d cards not good", c.bad, c.all))
+	}
+	if c := s.tests; c.bad > 0 {
+		not = append(not, fmt.Sprintf("%d of %d self-tests failed", c.bad, c.all))
+	}
+	for _, err := range s.lost {
+		not = append(not, err.Error())
+	}
+	if len(not) > 0 {
+		return errors.New(strings.Join(not, "; "))
 	}
 	return nil
 }
@@ -393,13 +522,9 @@ func resultLine(e flash.Entry) string {
 
 // summary is a table of all cards.
 func summary(entries []flash.Entry) string {
-	var text strings.Builder
-	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "DEVICE\tRESULT\tSERIAL\tSIZE\tTIME\t")
+	rows := []string{"DEVICE\tRESULT\tSERIAL\tSIZE\tTIME"}
 	for _, e := range entries {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Device, e.Result, cmp.Or(e.Serial, "-"), gigabytes(e.Size),
-			time.Duration(e.Seconds*float64(time.Second)).Round(100*time.Millisecond), e.Detail)
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s\t%.1f s\t%s", e.Device, e.Result, cmp.Or(e.Serial, "-"), sizeText(e.Size), e.Seconds, e.Detail))
 	}
-	t.Flush()
-	return text.String()
+	return table(rows)
 }

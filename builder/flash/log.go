@@ -131,7 +131,8 @@ func (l *Log) Used() (used map[string]bool, err error) {
 func (l *Log) locked(do func() error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	lock, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", l.f.Fd())) // locks are a description's
+	// Locks are a description's. NFS wants one that can be written to.
+	lock, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", l.f.Fd()), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
