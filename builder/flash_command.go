@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/exosite/gwe/builder/flash"
+	"github.com/exosite/gwe/builder/image"
 	"github.com/exosite/gwe/builder/label"
 	"github.com/exosite/gwe/builder/product"
 )
@@ -200,7 +201,11 @@ func (o *flashOptions) job(ctx context.Context, cards int) (_ *flash.Job, failed
 		}
 		return nil, err
 	}
-	if err = o.checkSettings(j.Image, cards); err != nil {
+	err = o.checkSettings(j.Image, cards)
+	if err == nil && j.Image.Release && j.Settings != nil {
+		err = image.CheckKeys(j.Settings.FirmwareKeys)
+	}
+	if err != nil {
 		j.Image.Close()
 		return nil, err
 	}
@@ -208,11 +213,11 @@ func (o *flashOptions) job(ctx context.Context, cards int) (_ *flash.Job, failed
 }
 
 // checkSettings looks at those that the image was built with.
-func (o *flashOptions) checkSettings(image *flash.Image, cards int) error {
+func (o *flashOptions) checkSettings(built *flash.Image, cards int) error {
 	if o.provision != "" {
 		return nil
 	}
-	own, ok, err := image.Settings()
+	own, ok, err := built.Settings()
 	switch {
 	case err != nil:
 		return err

@@ -24,6 +24,7 @@ import (
 	"github.com/exosite/gwe/builder/disk"
 	"github.com/exosite/gwe/builder/flash"
 	"github.com/exosite/gwe/builder/flash/flashtest"
+	"github.com/exosite/gwe/builder/signing"
 	"github.com/exosite/gwe/gweinit/config"
 	"github.com/exosite/gwe/gweinit/selftest"
 )
@@ -446,6 +447,40 @@ func TestFlashImageWithSettings(t *testing.T) {
 		t.Errorf("status %d, %s", status, stderr)
 	}
 	a.check(t, "A-01", "q")
+}
+
+// The cards of a release take no firmware of a key that everybody has.
+func TestFlashReleaseKeys(t *testing.T) {
+	dir := t.TempDir()
+	img := filepath.Join(dir, "test.img")
+	manifest, err := os.ReadFile(filepath.Join(out(t), "test.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := regexp.MustCompile(`("gwe:release",\s*"value": )"false"`).ReplaceAll(manifest, []byte(`$1"true"`))
+	if bytes.Equal(release, manifest) {
+		t.Fatalf("this manifest cannot be made a release's:\n%s", manifest)
+	}
+	if err := errors.Join(os.Symlink(filepath.Join(out(t), "test.img"), img), os.WriteFile(filepath.Join(dir, "test.json"), release, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	development, _, err := signing.Public("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := strings.Split(strings.TrimSpace(string(development)), "\n")[1]
+	a := newCard(t, cardSize)
+	before := hashOf(t, a.file)
+	settings := file(t, "product: p\nfirmware_keys: ["+key+"]\n")
+	if status, _, stderr := builder(t, "flash", "-yes", "-force", "-image", img, "-provision", settings, a.device); status != 1 || !strings.Contains(stderr, "firmware_keys[1]: ") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+	if hashOf(t, a.file) != before {
+		t.Error("it was written to")
+	}
+	if status, _, stderr := builder(t, "flash", "-yes", "-force", "-image", filepath.Join(out(t), "test.img"), "-provision", settings, a.device); status != 0 {
+		t.Errorf("no release: status %d, %s", status, stderr)
+	}
 }
 
 // The owner's credential enables the units of good cards.

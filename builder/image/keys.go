@@ -88,7 +88,12 @@ func checkProvisionKeys(file []byte) error {
 	if err != nil {
 		return err
 	}
-	for i, key := range p.FirmwareKeys {
+	return CheckKeys(p.FirmwareKeys)
+}
+
+// CheckKeys checks the keys of firmware that settings bring to a release.
+func CheckKeys(firmwareKeys []string) error {
+	for i, key := range firmwareKeys {
 		keys, err := bundle.ParseKeys([]byte(key))
 		if err == nil && signing.HasDevelopment(keys) {
 			err = errDevelopmentKey
