@@ -159,10 +159,18 @@ func results(t *testing.T, path string) string {
 	return strings.Join(list, ", ")
 }
 
-// flashes runs the command with the built image.
+// flashes runs the command with the built image, as another process, so that several
+// tests can.
 func flashes(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
-	return builder(t, append([]string{"flash", "-out", out(t), "-board", "test"}, args...)...)
+	return flashesImage(t, filepath.Join(out(t), "test.img.zst"), args...)
+}
+
+func flashesImage(t *testing.T, image string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	p := start(t, false, image, args...)
+	status, _ = p.ends()
+	return status, p.stdout.String(), p.stderr.String()
 }
 
 // watched is a device node that we hear of when somebody opens it.
@@ -279,6 +287,7 @@ func TestFlashCommandLine(t *testing.T) {
 
 // What must not be overwritten is not, and stays as it is.
 func TestFlashRefuses(t *testing.T) {
+	t.Parallel()
 	fixed, small, mounted, protected := newCard(t, cardSize), newCard(t, 10*mib), newCard(t, 10*mib), newCard(t, 10*mib, "--read-only")
 	if out, err := exec.Command("mke2fs", "-q", "-t", "ext2", mounted.device).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -320,6 +329,7 @@ func TestFlashRefuses(t *testing.T) {
 // A line with a counter, a board that is flashed again, a list, and a log that keeps
 // serial numbers from being used twice.
 func TestFlashSerials(t *testing.T) {
+	t.Parallel()
 	a, b := newCard(t, cardSize), newCard(t, 300*mib+512)
 	log, settings := filepath.Join(t.TempDir(), "units.csv"), file(t, "product: a1b2c3\n")
 	run := func(want int, args string, cards ...card) (stdout, stderr string) {
@@ -403,6 +413,7 @@ $`)
 
 // An image that was built with settings is for cards without others.
 func TestFlashImageWithSettings(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	img := filepath.Join(dir, "test.img")
 	if out, err := exec.Command("cp", "--sparse=always", filepath.Join(out(t), "test.img"), img).CombinedOutput(); err != nil {
@@ -431,19 +442,19 @@ func TestFlashImageWithSettings(t *testing.T) {
 		"-watch " + a.device:                        "the image was built with serial number GW-7",
 		"-log " + log + " -serial A-## " + a.device: "the image was built with settings, and those of a card with a serial number take their place: give all of them with -provision",
 	} {
-		if status, _, stderr := builder(t, append([]string{"flash", "-yes", "-force", "-image", img}, strings.Fields(args)...)...); status != 1 || !strings.Contains(stderr, want) {
+		if status, _, stderr := flashesImage(t, img, append([]string{"-yes", "-force"}, strings.Fields(args)...)...); status != 1 || !strings.Contains(stderr, want) {
 			t.Errorf("%s: status %d, %s", args, status, stderr)
 		}
 	}
 	if hashOf(t, a.file) != before {
 		t.Error("it was written to")
 	}
-	if status, _, stderr := builder(t, "flash", "-yes", "-force", "-image", img, a.device); status != 0 {
+	if status, _, stderr := flashesImage(t, img, "-yes", "-force", a.device); status != 0 {
 		t.Errorf("status %d, %s", status, stderr)
 	}
 	a.check(t, "GW-7", "p")
 	other := file(t, "product: q\n")
-	if status, _, stderr := builder(t, "flash", "-yes", "-force", "-image", img, "-log", log, "-serial", "A-##", "-provision", other, a.device); status != 0 {
+	if status, _, stderr := flashesImage(t, img, "-yes", "-force", "-log", log, "-serial", "A-##", "-provision", other, a.device); status != 0 {
 		t.Errorf("status %d, %s", status, stderr)
 	}
 	a.check(t, "A-01", "q")
@@ -485,6 +496,7 @@ func TestFlashReleaseKeys(t *testing.T) {
 
 // The owner's credential enables the units of good cards.
 func TestFlashEnables(t *testing.T) {
+	t.Parallel()
 	c, l := newCard(t, cardSize), newLine(t)
 	log := filepath.Join(t.TempDir(), "units.csv")
 	status, stdout, stderr := flashes(t, "-yes", "-force", "-log", log, "-serial", "GW-##", "-provision", l.provision, "-owner", l.owner, c.device)
@@ -505,9 +517,9 @@ func TestFlashEnables(t *testing.T) {
 
 // The same if the cloud is away, which takes some tries.
 func TestFlashEnablesNothing(t *testing.T) {
+	t.Parallel()
 	c, l := newCard(t, cardSize), newLine(t)
 	l.Close()
-	t.Parallel()
 	c.isNotEnabled(t, l, l.owner, "GW-04", "connection refused")
 }
 
@@ -515,10 +527,10 @@ func TestFlashEnablesNothing(t *testing.T) {
 func (c card) isNotEnabled(t *testing.T, l line, owner, serial, want string) {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "units.csv")
-	status, printed := start(t, false, "-yes", "-force", "-log", log, "-serial", serial, "-provision", l.provision, "-owner", owner, c.device).ends()
+	status, stdout, stderr := flashes(t, "-yes", "-force", "-log", log, "-serial", serial, "-provision", l.provision, "-owner", owner, c.device)
 	text := regexp.MustCompile("\n" + c.device + " +not enabled  " + serial + " .* the card is good, but .*" + want + ".*; builder enable does it later\nlabel serial=" + serial + " board")
-	if status != 1 || !text.MatchString(printed) || !strings.HasSuffix(printed, "builder flash: 1 of 1 cards not good\n") || strings.Contains(printed, "Secret") || strings.Contains(printed, l.Cloud().Owner()) {
-		t.Errorf("status %d\n%s", status, printed)
+	if status != 1 || !text.MatchString(stdout) || !strings.HasSuffix(stderr, "builder flash: 1 of 1 cards not good\n") || strings.Contains(stdout+stderr, "Secret") || strings.Contains(stdout+stderr, l.Cloud().Owner()) {
+		t.Errorf("status %d\n%s\n%s", status, stdout, stderr)
 	}
 	if got := results(t, log); got != "allotted "+serial+", not enabled "+serial {
 		t.Errorf("log %s", got)
@@ -528,36 +540,42 @@ func (c card) isNotEnabled(t *testing.T, l line, owner, serial, want string) {
 
 // process is the command as another process.
 type process struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	keys *os.File // of its terminal
-
-	mu     sync.Mutex
-	output strings.Builder // both, or what the terminal got
-	ended  chan struct{}
+	t              *testing.T
+	cmd            *exec.Cmd
+	keys           *os.File // of its terminal
+	stdout, stderr printed  // a terminal is both
+	ended          chan struct{}
 }
 
-func (p *process) Write(data []byte) (int, error) {
+// printed is what it has printed so far.
+type printed struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (p *printed) Write(data []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.output.Write(data)
+	return p.text.Write(data)
 }
 
-func (p *process) text() string {
+func (p *printed) String() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.output.String()
+	return p.text.String()
 }
+
+func (p *process) text() string { return p.stdout.String() + p.stderr.String() }
 
 // start starts "builder flash", perhaps on a terminal of 80 columns.
-func start(t *testing.T, terminal bool, args ...string) *process {
+func start(t *testing.T, terminal bool, image string, args ...string) *process {
 	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &process{t: t, ended: make(chan struct{})}
-	p.cmd = exec.Command(program, append([]string{"flash", "-out", out(t), "-board", "test"}, args...)...)
+	p.cmd = exec.Command(program, append([]string{"flash", "-image", image}, args...)...)
 	p.cmd.Env = append(os.Environ(), "BE_BUILDER=1")
 	read := func() {}
 	if terminal {
@@ -573,9 +591,9 @@ func start(t *testing.T, terminal bool, args ...string) *process {
 		p.keys = far
 		p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = near, near, near
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-		read = func() { io.Copy(p, far) } // until the process has closed its end
+		read = func() { io.Copy(&p.stdout, far) } // until the process has closed its end
 	} else {
-		p.cmd.Stdout, p.cmd.Stderr = p, p
+		p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -631,6 +649,7 @@ func (p *process) ends() (status int, text string) {
 // On a terminal, a person is asked.
 func TestFlashAsks(t *testing.T) {
 	t.Parallel()
+	image := filepath.Join(out(t), "test.img.zst")
 	c := newCard(t, cardSize)
 	link := filepath.Join(t.TempDir(), "usb-Generic_STORAGE_DEVICE_000000009744-0:0")
 	if err := os.Symlink(c.device, link); err != nil {
@@ -638,7 +657,7 @@ func TestFlashAsks(t *testing.T) {
 	}
 	before := hashOf(t, c.file)
 	for _, answer := range []string{"no\r", "\r", "\x04", "\x03", "yes, please\r"} {
-		p := start(t, true, "-force", link)
+		p := start(t, true, image, "-force", link)
 		p.shows("All that is on " + link + " is lost. Type yes to go on: ")
 		p.types(answer)
 		status, text := p.ends()
@@ -653,7 +672,7 @@ func TestFlashAsks(t *testing.T) {
 		t.Error("it was written to")
 	}
 
-	p := start(t, true, "-force", link)
+	p := start(t, true, image, "-force", link)
 	p.shows("Type yes to go on: ")
 	p.types("yes\r")
 	status, text := p.ends()
@@ -681,9 +700,10 @@ func TestFlashAsks(t *testing.T) {
 // Ctrl-C while cards are flashed.
 func TestFlashInterrupted(t *testing.T) {
 	t.Parallel()
+	image := filepath.Join(out(t), "test.img.zst")
 	cards := []card{newCard(t, cardSize), newCard(t, cardSize)}
 	path := filepath.Join(t.TempDir(), "units.csv")
-	p := start(t, true, "-yes", "-force", "-serial", "GW-##", "-log", path, cards[0].device, cards[1].device)
+	p := start(t, true, image, "-yes", "-force", "-serial", "GW-##", "-log", path, cards[0].device, cards[1].device)
 	p.shows("erasing")
 	log, err := os.Open(path)
 	if err != nil {
@@ -704,8 +724,8 @@ func TestFlashInterrupted(t *testing.T) {
 		t.Errorf("log %s", got)
 	}
 	// They can be flashed again, and no serial number is used twice.
-	if status, text := start(t, false, "-yes", "-force", "-serial", "GW-##", "-log", path, cards[0].device, cards[1].device).ends(); status != 0 {
-		t.Errorf("status %d\n%s", status, text)
+	if status, stdout, stderr := flashes(t, "-yes", "-force", "-serial", "GW-##", "-log", path, cards[0].device, cards[1].device); status != 0 {
+		t.Errorf("status %d\n%s\n%s", status, stdout, stderr)
 	}
 	given := map[string]int{}
 	for _, e := range entries(t, path) {
@@ -723,6 +743,7 @@ func TestFlashInterrupted(t *testing.T) {
 // A line: cards are put in and taken out, and the gateways with them test themselves.
 func TestFlashWatches(t *testing.T) {
 	t.Parallel()
+	image := filepath.Join(out(t), "test.img.zst")
 	reader, log := flashtest.Reader(t), filepath.Join(t.TempDir(), "units.csv")
 	gateway, port := flashtest.Terminal(t)
 	labels, settings := t.TempDir(), file(t, "product: a1b2c3\n")
@@ -730,7 +751,7 @@ func TestFlashWatches(t *testing.T) {
 	tested := func(r selftest.Result) { fmt.Fprintf(gateway, "\xff[    3.4] gweinit: %s\r\n", r) }
 	good := selftest.Result{Pass: true, Serial: "GW-01", MAC: "00:11:22:33:44:55", Board: "test", Version: "1.2.3", Storage: selftest.OK, Network: selftest.OK}
 
-	p := start(t, false, args...)
+	p := start(t, false, image, args...)
 	text := p.shows("Put a card in. Ctrl-C ends.\n")
 	if !regexp.MustCompile(reader + ` +- +- +no card yet\n/dev/none +- +- +not there yet\n`).MatchString(text) {
 		t.Errorf("it shows\n%s", text)
@@ -764,7 +785,7 @@ func TestFlashWatches(t *testing.T) {
 	bad := good
 	bad.Pass, bad.Network = false, "eth0: no cable"
 	flashtest.Insert(t, reader, flashtest.File(t, 10*mib))
-	p = start(t, true, args...)
+	p = start(t, true, image, args...)
 	p.shows(reader + ": refused: it is too small: it has 10.5 MB, and the image 134.2 MB; take it out, and put the next one in\r\n\a\a\a")
 	tested(bad)
 	p.shows(port + ": selftest fail, serial GW-01: storage ok, network eth0: no cable\r\n\a\a\a")
@@ -777,7 +798,7 @@ func TestFlashWatches(t *testing.T) {
 	flashtest.Remove(t, reader)
 
 	// The serial port is pulled out.
-	p = start(t, false, args...)
+	p = start(t, false, image, args...)
 	p.shows("Put a card in")
 	gateway.Close()
 	p.shows("console " + port + ": ")
