@@ -278,10 +278,19 @@ func TestWatch(t *testing.T) {
 		j.Watch(ctx, []string{dev, "/dev/none"}, func(c Card) { begun <- c }, func(_ Card, e Entry) { ended <- e })
 	}()
 	for n, size := range []int64{200 * mib, 10 * mib, 300 * mib} {
-		file := flashtest.File(t, size)
-		flashtest.Insert(t, dev, file)
-		if c := <-begun; c.Size != size || c.Path != dev {
-			t.Errorf("%+v", c)
+		flashtest.Insert(t, dev, flashtest.File(t, size))
+		for c := (Card{}); c.Path == ""; {
+			select {
+			case c = <-begun:
+				if c.Size != size || c.Path != dev {
+					t.Errorf("%+v", c)
+				}
+			case <-time.After(10 * look): // it was so busy that it has not seen the empty reader
+				again := flashtest.File(t, size)
+				flashtest.Remove(t, dev)
+				<-time.After(3 * look)
+				flashtest.Insert(t, dev, again)
+			}
 		}
 		e := <-ended
 		switch n {
