@@ -29,11 +29,16 @@ import (
 	"github.com/exosite/gwe/gweinit/selftest"
 )
 
-// testImage is the folder of the image of the board "test".
-var testImage = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "flash-test-")
-	return dir, errors.Join(err, flashtest.Build(dir))
-})
+// testImage is the folder of the image of the board "test", once a test wants it.
+var (
+	testImage      string
+	buildTestImage = sync.OnceValue(func() (err error) {
+		if testImage, err = os.MkdirTemp("", "flash-test-"); err != nil {
+			return err
+		}
+		return flashtest.Build(testImage)
+	})
+)
 
 // TestMain lets the test be the program builder, as another process.
 func TestMain(m *testing.M) {
@@ -41,20 +46,17 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	status := m.Run()
-	if dir, err := testImage(); err == nil {
-		os.RemoveAll(dir)
-	}
+	os.RemoveAll(testImage)
 	os.Exit(status)
 }
 
 // out is the folder of the built image.
 func out(t *testing.T) string {
 	t.Helper()
-	dir, err := testImage()
-	if err != nil {
+	if err := buildTestImage(); err != nil {
 		t.Fatal(err)
 	}
-	return dir
+	return testImage
 }
 
 // card is one in a reader.

@@ -28,27 +28,29 @@ import (
 
 const mib = 1 << 20
 
-// built is the folder of the image.
-var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "flash-test-")
-	return dir, errors.Join(err, flashtest.Build(dir))
-})
+// built is the folder of the image, once a test wants it.
+var (
+	built string
+	build = sync.OnceValue(func() (err error) {
+		if built, err = os.MkdirTemp("", "flash-test-"); err != nil {
+			return err
+		}
+		return flashtest.Build(built)
+	})
+)
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if dir, err := built(); err == nil {
-		os.RemoveAll(dir)
-	}
+	os.RemoveAll(built)
 	os.Exit(status)
 }
 
 func folder(t testing.TB) string {
 	t.Helper()
-	dir, err := built()
-	if err != nil {
+	if err := build(); err != nil {
 		t.Fatal(err)
 	}
-	return dir
+	return built
 }
 
 func openImage(t testing.TB) *Image {
