@@ -44,6 +44,7 @@ var errNotSeen = errors.New("not seen")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends what hangs in a broken card reader
 	status := run(ctx, os.Args[1:])
 	stop()
 	os.Exit(status)
