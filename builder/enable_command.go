@@ -57,7 +57,7 @@ func enableCommand(ctx context.Context, flags *flag.FlagSet, args []string) erro
 	}
 	failed := 0
 	for _, serial := range serials {
-		done, err := owner.Enable(ctx, serial)
+		done, err := owner.Enable(ctx, serial, true)
 		if ctx.Err() != nil {
 			return fmt.Errorf("interrupted at %s", serial)
 		}

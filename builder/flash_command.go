@@ -22,6 +22,7 @@ import (
 	"github.com/exosite/gwe/builder/image"
 	"github.com/exosite/gwe/builder/label"
 	"github.com/exosite/gwe/builder/product"
+	"github.com/exosite/gwe/gweinit/selftest"
 )
 
 const flashUsage = `Writes an image to cards, all of them at once, and reads it back. All that is on
@@ -168,10 +169,7 @@ func (o *flashOptions) job(ctx context.Context, cards int) (_ *flash.Job, failed
 		if err != nil {
 			return nil, err
 		}
-		j.Enable = func(ctx context.Context, serial string) error {
-			_, err := owner.Enable(ctx, serial)
-			return err
-		}
+		j.Enable = func(ctx context.Context, serial string) (string, error) { return owner.Enable(ctx, serial, o.again) }
 	}
 	if o.qr != "" && o.qr != "text" {
 		if err := os.MkdirAll(o.qr, 0o777); err != nil {
@@ -287,6 +285,9 @@ func examine(devices []string, readers bool) ([]flash.Card, error) {
 		}
 		c, err := flash.Examine(path)
 		if readers && errors.Is(err, fs.ErrNotExist) {
+			if !strings.HasPrefix(path, "/dev/disk/by-path/") {
+				return nil, fmt.Errorf("%s is not there, and may be anything that is plugged in later: put a card in, or name its reader by its place, in /dev/disk/by-path", path)
+			}
 			c, err = flash.Card{Path: path}, nil
 		}
 		if err != nil {
@@ -309,6 +310,9 @@ func (s *station) row(c flash.Card) string {
 		note = "no card yet"
 	} else if err := c.Refuse(s.job.Image.Image.Size, s.o.force); err != nil {
 		note = "refused: " + err.Error()
+	} else if err := c.Refuse(s.job.Image.Image.Size, false); err != nil {
+		why, _, _ := strings.Cut(err.Error(), ": -force")
+		note = "FORCED: " + why
 	}
 	return c.Path + "\t" + sizeText(c.Size) + "\t" + cmp.Or(c.Model, "-") + "\t" + note
 }
@@ -324,8 +328,11 @@ func sizeText(n int64) string {
 // ask shows what is about to be overwritten, and asks a person the question, if there
 // is one.
 func (s *station) ask(ctx context.Context, rows []string, question string) error {
-	m := s.job.Image
-	s.display.print(fmt.Sprintf("Image: %s, version %s, %s\n", m.Board, m.Version, m.Image.SHA256)+table(rows), 0)
+	m, kind := s.job.Image, "no release"
+	if m.Release {
+		kind = "release"
+	}
+	s.display.print(fmt.Sprintf("Image: %s, version %s (%s), %s\n", m.Board, m.Version, kind, m.Image.SHA256)+table(rows), 0)
 	if s.o.yes || question == "" {
 		return nil
 	}
@@ -392,7 +399,7 @@ func (s *station) watch(ctx context.Context, readers []flash.Card) error {
 		reading.Go(func() { s.listen(ctx, console) })
 	}
 	s.display.print("Put a card in. Ctrl-C ends.\n", 0)
-	s.job.Watch(ctx, paths,
+	s.job.Watch(ctx, readers,
 		func(c flash.Card) {
 			s.display.print(fmt.Sprintf("%s: %s, %s\n", c.Path, flash.SizeText(c.Size), cmp.Or(c.Model, "-")), 0)
 			s.display.add(c.Path)
@@ -426,8 +433,8 @@ func (s *station) listen(ctx context.Context, console io.ReadCloser) {
 			Serial: r.Serial, MAC: r.MAC, Board: r.Board, Version: r.Version,
 		}
 		beeps := 1
-		if !r.Pass {
-			e.Result, e.Detail = flash.TestFailed, fmt.Sprintf("storage %s, network %s", r.Storage, r.Network)
+		if err := s.judge(r); err != nil {
+			e.Result, e.Detail = flash.TestFailed, err.Error()
 			beeps = 3
 		}
 		s.display.print(resultLine(e)+"\n", beeps)
@@ -441,6 +448,41 @@ func (s *station) listen(ctx context.Context, console io.ReadCloser) {
 	if ctx.Err() == nil {
 		s.lose(fmt.Errorf("console %s: %w: no more self-tests are seen", s.o.console, err))
 	}
+}
+
+// judge says what is wrong with a gateway at the test place, which may not be one of
+// those that were flashed here.
+func (s *station) judge(r selftest.Result) error {
+	m := s.job.Image
+	if !r.Pass {
+		return errors.New(strings.TrimSuffix(fmt.Sprintf("storage %s, network %s, %s", r.Storage, r.Network, r.Boot), ", "))
+	}
+	if r.Board != m.Board || r.Version != m.Version {
+		return fmt.Errorf("it runs %s of %s, and not %s of %s", r.Version, r.Board, m.Version, m.Board)
+	}
+	if s.job.Serials == nil {
+		return nil
+	}
+	used, err := s.job.Log.Used()
+	if err != nil {
+		return err
+	}
+	if !used[r.Serial] {
+		return errors.New("its serial number is not in the log")
+	}
+	if mac := s.macOf(r.Serial); mac != "" && !strings.EqualFold(mac, r.MAC) {
+		return fmt.Errorf("its MAC address is %s, and %s in %s", r.MAC, mac, s.o.serials)
+	}
+	return nil
+}
+
+// macOf is the address that a unit has by the list of serial numbers.
+func (s *station) macOf(serial string) string {
+	list, _ := s.job.Serials.(flash.List)
+	if i := slices.IndexFunc(list, func(u flash.Unit) bool { return u.Serial == serial }); i >= 0 {
+		return list[i].MAC
+	}
+	return ""
 }
 
 // lose tells what went wrong beside the cards.
@@ -470,7 +512,8 @@ func (s *station) result(e flash.Entry) {
 	}
 	switch e.Result {
 	case flash.OK, flash.NotEnabled, flash.TestPassed:
-		if e.Serial != "" {
+		// After the test once more, if it is known by now what was missing.
+		if e.Serial != "" && (e.Result != flash.TestPassed || s.macOf(e.Serial) == "") {
 			s.label(label.Label{Serial: e.Serial, MAC: e.MAC, Board: e.Board, Version: e.Version})
 		}
 	}

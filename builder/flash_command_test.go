@@ -260,12 +260,13 @@ func TestFlashCommandLine(t *testing.T) {
 		{built + disk + "p1", 1, "builder flash: " + disk + "p1: it is partition 1 of a disk: give the disk, " + disk},
 		{built + "{} " + other, 1, "builder flash: " + device + " and " + other + " are the same device\n"},
 		{built + "{} {}", 1, "builder flash: " + device + " is given twice\n"},
-		{built + "-watch /dev/none {} /dev/none", 1, "builder flash: /dev/none is given twice\n"},
+		{built + "-watch {} {}", 1, " is given twice\n"},
+		{built + "-watch /dev/none", 1, "builder flash: /dev/none is not there, and may be anything that is plugged in later: put a card in, or name its reader by its place, in /dev/disk/by-path\n"},
 		{built + "-watch {} " + other, 1, "are the same device"},
 		{built + "-watch " + plain, 1, "it is no block device"},
 		{built + "-watch -console /dev/null {}", 1, "open the console /dev/null: it is no serial port"},
 		{built + "-force {}", 1, "nobody can be asked whether these are the right cards: -yes goes on without asking"},
-		{built + "-watch /dev/none", 1, "nobody can be asked whether these are the right cards"},
+		{built + "-watch /dev/disk/by-path/none", 1, "nobody can be asked whether these are the right cards"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			stdin := os.Stdin
@@ -358,7 +359,7 @@ $`)
 		t.Errorf("it printed\n%s", stdout)
 	}
 	for _, c := range []card{a, b} { // with the names of files that have no blanks
-		if !regexp.MustCompile("(?m)^" + c.device + " +[0-9.]+ MB  " + regexp.QuoteMeta(c.file) + "$").MatchString(stderr) {
+		if !regexp.MustCompile("(?m)^" + c.device + " +[0-9.]+ MB  " + regexp.QuoteMeta(c.file) + "  FORCED: it is not removable ").MatchString(stderr) {
 			t.Errorf("%s is not shown\n%s", c.device, stderr)
 		}
 	}
@@ -681,7 +682,7 @@ func TestFlashAsks(t *testing.T) {
 		if status != 1 || !strings.Contains(text, "\nbuilder flash: nothing was written\r\n") {
 			t.Errorf("%q: status %d\n%s", answer, status, text)
 		}
-		if !strings.Contains(text, link+"  142.6 MB  "+c.file+"\r\n") || !strings.Contains(text, "Image: test, version 1.2.3, ") {
+		if !strings.Contains(text, link+"  142.6 MB  "+c.file+"  FORCED: it is not removable ") || !strings.Contains(text, "Image: test, version 1.2.3 (no release), ") {
 			t.Errorf("it does not show what is lost:\n%s", text)
 		}
 	}
@@ -776,13 +777,13 @@ func TestFlashWatches(t *testing.T) {
 	reader, log := flashtest.Reader(t), filepath.Join(t.TempDir(), "units.csv")
 	gateway, port := flashtest.Terminal(t)
 	labels, settings := t.TempDir(), file(t, "product: a1b2c3\n")
-	args := []string{"-watch", "-yes", "-force", "-serial", "GW-##", "-log", log, "-provision", settings, "-qr", labels, "-console", port, reader, "/dev/none"}
+	args := []string{"-watch", "-yes", "-force", "-serial", "GW-##", "-log", log, "-provision", settings, "-qr", labels, "-console", port, reader, "/dev/disk/by-path/none"}
 	tested := func(r selftest.Result) { fmt.Fprintf(gateway, "\xff[    3.4] gweinit: %s\r\n", r) }
 	good := selftest.Result{Pass: true, Serial: "GW-01", MAC: "00:11:22:33:44:55", Board: "test", Version: "1.2.3", Storage: selftest.OK, Network: selftest.OK}
 
 	p := start(t, false, image, args...)
 	text := p.shows("Put a card in. Ctrl-C ends.\n")
-	if !regexp.MustCompile(reader + ` +- +- +no card yet\n/dev/none +- +- +not there yet\n`).MatchString(text) {
+	if !regexp.MustCompile(reader + ` +- +- +no card yet\n/dev/disk/by-path/none +- +- +not there yet\n`).MatchString(text) {
 		t.Errorf("it shows\n%s", text)
 	}
 	for n, serial := range []string{"GW-01", "GW-02"} {

@@ -32,6 +32,7 @@ type Card struct {
 	Uses      []string // what the host has it for: "mounted on /", "swap", "dm-0"
 	System    bool     // the host runs from it
 	seq       string   // another one for another card
+	place     string   // where its reader is plugged in, and which one that is
 }
 
 var (
@@ -87,8 +88,27 @@ func (h host) examine(number string) (c Card, err error) {
 	// ones are of the type MMC.
 	c.Removable = attribute("removable") == "1" || attribute("device/type") == "SD"
 	c.ReadOnly = attribute("ro") == "1"
+	c.place = place(dir, c.Model)
 	c.seq = cmp.Or(attribute("diskseq"), "before Linux 5.15")
 	return c, h.findUses(&c, dir)
+}
+
+// place tells readers from others that get their names later: /dev/sdb is what is
+// plugged in next.
+func place(dir, model string) string {
+	at, err := filepath.EvalSymlinks(filepath.Join(dir, "device"))
+	if err != nil { // a loop device
+		return dir
+	}
+	if slot, card, ok := strings.Cut(at, "/mmc_host/"); ok { // the card is a device of its own
+		name, _, _ := strings.Cut(card, "/")
+		return slot + "/mmc_host/" + name
+	}
+	lun := at[strings.LastIndexAny(at, ":/")+1:]
+	if i := strings.LastIndex(at, "/host"); i >= 0 { // has another number each time
+		at = at[:i]
+	}
+	return at + " " + lun + " " + model
 }
 
 // findUses lists what the device, its partitions and what is made of them are

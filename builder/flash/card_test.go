@@ -14,7 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/exosite/gwe/builder/disk"
 	"github.com/exosite/gwe/builder/flash/flashtest"
+	"github.com/exosite/gwe/gweinit/config"
 )
 
 // fakeHost is a /sys and /proc with a computer's disks: paths below /sys, a file
@@ -221,6 +223,111 @@ func TestMounted(t *testing.T) {
 	}
 }
 
+// look is what there is to know of a device.
+func look(t *testing.T, dev string) Card {
+	t.Helper()
+	c, err := Examine(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// A card that was flashed is not flashed again when somebody starts anew, or puts it
+// into another reader, but it is when its gateway has started, and taken the settings.
+// What is plugged in instead of the reader is not touched.
+func TestWatchRecognises(t *testing.T) {
+	i := openImage(t)
+	file := flashtest.File(t, 200*mib)
+	j := (&Job{Image: i, Tell: func(Progress) {}, Force: true}).provisioned(t, "GW-##")
+	watch := func(dev string, c Card) Entry {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended, watched := make(chan Entry, 1), make(chan struct{})
+		go func() {
+			defer close(watched)
+			j.Watch(ctx, []Card{c}, func(Card) {}, func(_ Card, e Entry) { ended <- e })
+		}()
+		defer func() { cancel(); <-watched }()
+		return <-ended
+	}
+	dev := flashtest.Loop(t, file)
+	c := look(t, dev)
+	if e := watch(dev, c); e.Result != OK || e.Serial != "GW-01" {
+		t.Errorf("%+v", e)
+	}
+	if e := watch(dev, c); e.Result != Refused || e.Detail != "it is the card of GW-01, flashed before" {
+		t.Errorf("again: %+v", e)
+	}
+	elsewhere := c
+	elsewhere.place = "/sys/devices/usb1 0 Reader"
+	if e := watch(dev, elsewhere); e.Result != Refused || e.Detail != errOtherReader.Error() {
+		t.Errorf("another device: %+v", e)
+	}
+	if err := disk.Provision(file, config.Done(config.FileSize)); err != nil {
+		t.Fatal(err)
+	}
+	if e := watch(dev, c); e.Result != OK || e.Serial != "GW-02" {
+		t.Errorf("back from a gateway: %+v", e)
+	}
+	r := reader{path: dev, place: c.place, other: true}
+	if _, err := r.next(t.Context()); err != errTooEarly {
+		t.Errorf("a card that came too early: %v", err)
+	}
+	c.seq = "another"
+	if r.swapped(c); !r.other {
+		t.Error("another card is taken for the one that was flashed")
+	}
+	if r.swapped(look(t, dev)); r.other {
+		t.Error("the card that was flashed is taken for another one")
+	}
+}
+
+func TestPlace(t *testing.T) {
+	h := fakeHost(t, "", "", map[string]string{
+		"devices/pci/usb1/1-2/1-2:1.0/host3/target3:0:0/3:0:0:0/block/sdb/dev":    "8:16",
+		"devices/pci/usb1/1-2/1-2:1.0/host3/target3:0:0/3:0:0:0/block/sdb/size":   "0",
+		"devices/pci/usb1/1-2/1-2:1.0/host3/target3:0:0/3:0:0:0/block/sdb/device": "-> devices/pci/usb1/1-2/1-2:1.0/host3/target3:0:0/3:0:0:0",
+		"devices/pci/usb1/1-2/1-2:1.0/host3/target3:0:0/3:0:0:0/model":            "SD Reader",
+		"devices/pci/usb1/1-2/1-2:1.0/host7/target7:0:0/7:0:0:0/block/sdb/dev":    "8:32", // the same, plugged in once more
+		"devices/pci/usb1/1-2/1-2:1.0/host7/target7:0:0/7:0:0:0/block/sdb/size":   "0",
+		"devices/pci/usb1/1-2/1-2:1.0/host7/target7:0:0/7:0:0:0/block/sdb/device": "-> devices/pci/usb1/1-2/1-2:1.0/host7/target7:0:0/7:0:0:0",
+		"devices/pci/usb1/1-2/1-2:1.0/host7/target7:0:0/7:0:0:0/model":            "SD Reader",
+		"devices/pci/usb1/1-2/1-2:1.0/host8/target8:0:0/8:0:0:1/block/sdb/dev":    "8:48", // its second slot
+		"devices/pci/usb1/1-2/1-2:1.0/host8/target8:0:0/8:0:0:1/block/sdb/size":   "0",
+		"devices/pci/usb1/1-2/1-2:1.0/host8/target8:0:0/8:0:0:1/block/sdb/device": "-> devices/pci/usb1/1-2/1-2:1.0/host8/target8:0:0/8:0:0:1",
+		"devices/pci/usb1/1-2/1-2:1.0/host8/target8:0:0/8:0:0:1/model":            "SD Reader",
+		"devices/pci/usb1/1-2/1-2:1.0/host9/target9:0:0/9:0:0:0/block/sdb/dev":    "8:64", // a stick in the same place
+		"devices/pci/usb1/1-2/1-2:1.0/host9/target9:0:0/9:0:0:0/block/sdb/size":   "0",
+		"devices/pci/usb1/1-2/1-2:1.0/host9/target9:0:0/9:0:0:0/block/sdb/device": "-> devices/pci/usb1/1-2/1-2:1.0/host9/target9:0:0/9:0:0:0",
+		"devices/pci/usb1/1-2/1-2:1.0/host9/target9:0:0/9:0:0:0/model":            "Stick",
+		"devices/mmc/mmc_host/mmc0/mmc0:aaaa/block/mmcblk0/dev":                   "179:0",
+		"devices/mmc/mmc_host/mmc0/mmc0:aaaa/block/mmcblk0/size":                  "8",
+		"devices/mmc/mmc_host/mmc0/mmc0:aaaa/block/mmcblk0/device":                "-> devices/mmc/mmc_host/mmc0/mmc0:aaaa",
+		"devices/mmc/mmc_host/mmc0/mmc0:aaaa/name":                                "SC32G",
+		"devices/mmc/mmc_host/mmc0/mmc0:bbbb/block/mmcblk0/dev":                   "179:1", // another card in it
+		"devices/mmc/mmc_host/mmc0/mmc0:bbbb/block/mmcblk0/size":                  "8",
+		"devices/mmc/mmc_host/mmc0/mmc0:bbbb/block/mmcblk0/device":                "-> devices/mmc/mmc_host/mmc0/mmc0:bbbb",
+		"devices/mmc/mmc_host/mmc0/mmc0:bbbb/name":                                "SB16G",
+	})
+	places := map[string]string{}
+	for _, number := range []string{"8:16", "8:32", "8:48", "8:64", "179:0", "179:1"} {
+		c, err := h.examine(number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		places[number] = c.place
+	}
+	if places["8:16"] != places["8:32"] || places["179:0"] != places["179:1"] {
+		t.Errorf("the same reader is taken for another one: %q", places)
+	}
+	for _, other := range []string{"8:48", "8:64", "179:0"} {
+		if places[other] == places["8:16"] {
+			t.Errorf("%s is taken for the reader: %q", other, places)
+		}
+	}
+}
+
 // A kernel that says there is another card is not believed: it says so of one that
 // was flashed already, too. Here it is one that looks alike.
 func TestWatchWaits(t *testing.T) {
@@ -231,7 +338,7 @@ func TestWatchWaits(t *testing.T) {
 	watched, ended := make(chan struct{}), make(chan Entry, 10)
 	go func() {
 		defer close(watched)
-		j.Watch(ctx, []string{dev}, func(Card) {}, func(_ Card, e Entry) { ended <- e })
+		j.Watch(ctx, []Card{look(t, dev)}, func(Card) {}, func(_ Card, e Entry) { ended <- e })
 	}()
 	defer func() { cancel(); <-watched }()
 	if e := <-ended; e.Result != Refused || e.Detail != errReadOnly.Error() {
@@ -261,7 +368,7 @@ func TestWatchWaits(t *testing.T) {
 	select {
 	case e := <-ended:
 		t.Errorf("%+v", e)
-	case <-time.After(3 * look):
+	case <-time.After(3 * interval):
 	}
 }
 
@@ -275,7 +382,7 @@ func TestWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		defer close(watched)
-		j.Watch(ctx, []string{dev, "/dev/none"}, func(c Card) { begun <- c }, func(_ Card, e Entry) { ended <- e })
+		j.Watch(ctx, []Card{look(t, dev), {Path: "/dev/none"}}, func(c Card) { begun <- c }, func(_ Card, e Entry) { ended <- e })
 	}()
 	for n, size := range []int64{200 * mib, 10 * mib, 300 * mib} {
 		flashtest.Insert(t, dev, flashtest.File(t, size))
@@ -285,10 +392,10 @@ func TestWatch(t *testing.T) {
 				if c.Size != size || c.Path != dev {
 					t.Errorf("%+v", c)
 				}
-			case <-time.After(10 * look): // it was so busy that it has not seen the empty reader
+			case <-time.After(10 * interval): // it was so busy that it has not seen the empty reader
 				again := flashtest.File(t, size)
 				flashtest.Remove(t, dev)
-				<-time.After(3 * look)
+				<-time.After(3 * interval)
 				flashtest.Insert(t, dev, again)
 			}
 		}
@@ -306,10 +413,10 @@ func TestWatch(t *testing.T) {
 		select { // it is not flashed again as long as it is there
 		case c := <-begun:
 			t.Errorf("again: %+v", c)
-		case <-time.After(3 * look):
+		case <-time.After(3 * interval):
 		}
 		flashtest.Remove(t, dev)
-		<-time.After(3 * look)
+		<-time.After(3 * interval)
 	}
 	cancel()
 	<-watched

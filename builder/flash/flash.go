@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,11 +26,14 @@ type Job struct {
 	Serials  Serials   // with Settings; nil: their units have no serial numbers of their own
 	Log      *Log      // nil: there is none, and there are no Serials
 	Force    bool      // also onto what is large or not removable
-	// Enable, if not nil, has the cloud take the serial number of a good card.
-	Enable func(ctx context.Context, serial string) error
+	// Enable, if not nil, has the cloud take the serial number of a good card, and
+	// says what was done.
+	Enable func(ctx context.Context, serial string) (done string, err error)
 	// Tell is told how it goes, for each card by another goroutine, a few times a
 	// second.
 	Tell func(Progress)
+
+	watching bool // nobody looks which cards these are
 
 	open     func(Card) (Device, error) // tests have other devices,
 	patience time.Duration              // and less of it
@@ -77,10 +81,7 @@ func (j *Job) Cards(ctx context.Context, cards []Card) []Entry {
 func (j *Job) Card(ctx context.Context, c Card, turn <-chan struct{}, passed func()) Entry {
 	defer passed()
 	start := time.Now()
-	e := Entry{
-		Device: c.Path, Card: c.Model, CardID: c.ID, Size: c.Size,
-		Board: j.Image.Board, Version: j.Image.Version, SHA256: j.Image.Image.SHA256,
-	}
+	e := j.entry(c)
 	err := c.Refuse(j.Image.Image.Size, j.Force)
 	if err == nil && j.Serials != nil {
 		var used map[string]bool
@@ -93,15 +94,28 @@ func (j *Job) Card(ctx context.Context, c Card, turn <-chan struct{}, passed fun
 	} else {
 		j.flash(ctx, c, &e, turn, passed)
 	}
-	e.Time, e.Seconds = time.Now(), time.Since(start).Seconds()
-	if j.Log != nil {
-		if err := j.Log.Append(e); err != nil {
-			// Who reads the log only must not miss it.
-			e.Detail = fmt.Sprintf("%s, but it is not in the log: %v", e.Result, err)
-			e.Result = Failed
-		}
-	}
+	e.Seconds = time.Since(start).Seconds()
+	j.log(&e)
 	return e
+}
+
+func (j *Job) entry(c Card) Entry {
+	return Entry{
+		Device: c.Path, Card: c.Model, CardID: c.ID, Size: c.Size,
+		Board: j.Image.Board, Version: j.Image.Version, SHA256: j.Image.Image.SHA256,
+	}
+}
+
+func (j *Job) log(e *Entry) {
+	e.Time = time.Now()
+	if j.Log == nil {
+		return
+	}
+	if err := j.Log.Append(*e); err != nil {
+		// Who reads the log only must not miss it.
+		e.Detail = fmt.Sprintf("%s, but it is not in the log: %v", e.Result, err)
+		e.Result = Failed
+	}
 }
 
 // flash opens a card and writes it, and sets what has become of it.
@@ -110,16 +124,7 @@ func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{},
 		e.Result, e.Detail = Interrupted, "nothing was written"
 		return
 	}
-	open := j.open
-	if open == nil {
-		open = Card.open
-	}
-	dev, err := open(c)
-	if err != nil {
-		e.Result, e.Detail = Refused, err.Error()
-		return
-	}
-	w := &writer{image: j.Image, dev: dev}
+	w := &writer{image: j.Image}
 	m := meter{device: c.Path, tell: j.Tell, limit: cmp.Or(j.patience, patience)}
 	w.tell = m.update
 	// What hangs in a broken reader cannot be ended. It must not keep the others, nor
@@ -149,26 +154,22 @@ func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{},
 			return j.Settings.file(u.Serial)
 		}
 	}
-	m.update(waiting, 0, 0)
+	if j.watching && j.Serials != nil {
+		w.known = j.Log.Used
+	}
+	m.update(opening, 0, 0)
 	result := make(chan error, 1)
-	go func() {
-		err := w.write(working)
-		gone := err != nil && dev.Gone()
-		if failed := dev.Close(); err == nil {
-			err = failed
-		}
-		if gone {
-			err = fmt.Errorf("%w (%v)", errGone, err)
-		}
-		result <- err
-	}()
-	err = m.await(ctx, result)
+	go func() { result <- j.write(working, c, w) }()
+	err := m.await(ctx, result)
 	if u := unit.Load(); u != nil {
 		e.Serial, e.MAC = u.Serial, u.MAC
 	}
 	switch {
 	case err == nil:
-		e.Result = OK
+		e.Result, e.Detail = OK, w.note
+	case errors.As(err, new(refusal)):
+		e.Result, e.Detail = Refused, err.Error()
+		return
 	case ctx.Err() != nil && !errors.Is(err, errGone):
 		e.Result, e.Detail = Interrupted, "while "+string(m.phase())+"; the card is not complete"
 		return
@@ -181,12 +182,41 @@ func (j *Job) flash(ctx context.Context, c Card, e *Entry, turn <-chan struct{},
 	}
 	if j.Enable != nil && e.Serial != "" {
 		m.update(enabling, 0, 0)
-		if err := j.Enable(ctx, e.Serial); err != nil {
-			e.Result, e.Detail = NotEnabled, fmt.Sprintf("the card is good, but %v; builder enable does it later", err)
+		done, err := j.Enable(ctx, e.Serial)
+		if err != nil {
+			e.Result, done = NotEnabled, fmt.Sprintf("the card is good, but %v; builder enable does it later", err)
 		}
+		e.Detail = strings.TrimPrefix(e.Detail+"; "+done, "; ")
 	}
 	m.update(done, 1, 1)
 }
+
+// write opens a card, and writes it.
+func (j *Job) write(ctx context.Context, c Card, w *writer) error {
+	open := j.open
+	if open == nil {
+		open = Card.open
+	}
+	dev, err := open(c)
+	if err != nil {
+		return refusal{err}
+	}
+	if err = ctx.Err(); err == nil { // it may have taken long
+		w.dev = dev
+		err = w.write(ctx)
+	}
+	gone := err != nil && dev.Gone()
+	if failed := dev.Close(); err == nil {
+		err = failed
+	}
+	if gone {
+		err = fmt.Errorf("%w (%v)", errGone, err)
+	}
+	return err
+}
+
+// refusal is why nothing was written.
+type refusal struct{ error }
 
 var errGone = errors.New("it was pulled out, or its reader was")
 

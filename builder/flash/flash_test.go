@@ -311,7 +311,7 @@ func TestCards(t *testing.T) {
 					}
 				}
 				e := j.Cards(t.Context(), list)[0]
-				if e.Result != OK || e.Serial != "GW-01" || e.Detail != "" || e.Size != size || e.Version != "1.2.3" || e.Card != "Simulated" {
+				if e.Result != OK || e.Serial != "GW-01" || (e.Detail == "") != (discard != "") || e.Size != size || e.Version != "1.2.3" || e.Card != "Simulated" {
 					t.Fatalf("%+v", e)
 				}
 				checkCard(t, c, i, "GW-01")
@@ -329,7 +329,7 @@ func TestCards(t *testing.T) {
 				if !c.closed.Load() {
 					t.Error("it is not closed")
 				}
-				if got := strings.Join(slices.DeleteFunc(phases, func(p string) bool { return p == "waiting" }), " "); !strings.HasPrefix(got, "erasing writing verifying") || !strings.HasSuffix(got, "provisioning done") {
+				if got := strings.Join(slices.DeleteFunc(phases, func(p string) bool { return p == "waiting" }), " "); !strings.HasPrefix(got, "opening erasing writing verifying") || !strings.HasSuffix(got, "provisioning done") {
 					t.Errorf("phases %s", got)
 				}
 			})
@@ -517,7 +517,7 @@ func TestInterrupted(t *testing.T) {
 		}
 		want, serial, detail := Interrupted, "", "while "+stop.want+"; the card is not complete"
 		if stop.want == "" {
-			want, serial, detail = OK, "GW-01", ""
+			want, serial, detail = OK, "GW-01", "not erased, as its reader cannot: behind the image it has what it had"
 		}
 		if e := j.Cards(ctx, list)[0]; e.Result != want || e.Detail != detail || e.Serial != serial {
 			t.Errorf("%+v: %+v", stop, e)
@@ -577,14 +577,14 @@ func TestEight(t *testing.T) {
 	j.provisioned(t, "GW-##")
 	var mu sync.Mutex
 	var enabled []string
-	j.Enable = func(_ context.Context, serial string) error {
+	j.Enable = func(_ context.Context, serial string) (string, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		enabled = append(enabled, serial)
 		if serial == "GW-05" {
-			return errors.New("the cloud is away")
+			return "", errors.New("the cloud is away")
 		}
-		return nil
+		return "added and enabled", nil
 	}
 	next := 1
 	for n, e := range j.Cards(t.Context(), list) {
@@ -607,7 +607,7 @@ func TestEight(t *testing.T) {
 		t.Errorf("enabled %q", enabled)
 	}
 	text, err := os.ReadFile(j.Log.f.Name())
-	if err != nil || strings.Count(string(text), "\n") != 1+7+8 || strings.Count(string(text), ",allotted,") != 7 || !strings.Contains(string(text), ",not enabled,card5,GW-05,") || !strings.Contains(string(text), "the cloud is away") {
+	if err != nil || strings.Count(string(text), "\n") != 1+7+8 || strings.Count(string(text), ",allotted,") != 7 || !strings.Contains(string(text), ",not enabled,card5,GW-05,") || !strings.Contains(string(text), "the cloud is away") || strings.Count(string(text), ",added and enabled\n") != 6 {
 		t.Errorf("%v\n%s", err, text)
 	}
 }

@@ -196,7 +196,7 @@ func (l *Log) used() (map[string]bool, error) {
 		last := !bytes.HasSuffix(line, []byte("\n"))
 		if last && err == nil { // an editor's
 			_, err = l.f.WriteString("\n")
-		} else if last {
+		} else if last && (number > 1 || l.begins(line)) {
 			err = l.f.Truncate(int64(read))
 		}
 		if err != nil {
@@ -216,7 +216,17 @@ func (l *Log) used() (map[string]bool, error) {
 	return used, nil
 }
 
-// serial is the one in a line; "" if there is none.
+// begins says whether a first line that is cut off is a log's at all.
+func (l *Log) begins(line []byte) bool {
+	want := strings.Join(columns, ",")
+	if l.json {
+		want = `{"time":"`
+	}
+	n := min(len(want), len(line))
+	return string(line[:n]) == want[:n]
+}
+
+// serial is the one that a line uses; "" if there is none.
 func (l *Log) serial(line []byte, first bool) (string, error) {
 	if len(line) == 0 {
 		return "", nil
@@ -224,7 +234,7 @@ func (l *Log) serial(line []byte, first bool) (string, error) {
 	if l.json {
 		var e Entry
 		err := json.Unmarshal(line, &e)
-		return e.Serial, err
+		return used(e.Result, e.Serial), err
 	}
 	fields, err := csv.NewReader(bytes.NewReader(line)).Read()
 	switch {
@@ -237,5 +247,13 @@ func (l *Log) serial(line []byte, first bool) (string, error) {
 	case len(fields) != len(columns):
 		return "", fmt.Errorf("it has %d fields, want %d", len(fields), len(columns))
 	}
-	return fields[slices.Index(columns, "serial")], nil
+	return used(Outcome(fields[slices.Index(columns, "result")]), fields[slices.Index(columns, "serial")]), nil
+}
+
+// used leaves out the serial numbers that gateways have told: they may be anybody's.
+func used(o Outcome, serial string) string {
+	if o == TestPassed || o == TestFailed {
+		return ""
+	}
+	return serial
 }

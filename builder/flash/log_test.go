@@ -69,6 +69,8 @@ func TestLogRefuses(t *testing.T) {
 		{"log.csv", header + "x,y\nmore\n", "line 2: it has 2 fields, want 13"},
 		{"log.csv", header + "\"x\nmore\n", "line 2: "},
 		{"log.json", "{}\nhello\n{}\n", "line 2: "},
+		{"log.csv", "GW-000123", "line 1: the first line is not time,result"},
+		{"log.json", "[1,2,3]", "line 1: "},
 	} {
 		path := filepath.Join(t.TempDir(), tt.name)
 		if tt.text != "" {

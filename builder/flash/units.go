@@ -66,7 +66,9 @@ func (c Counter) Next(used map[string]bool) (Unit, error) {
 	for serial := range used {
 		middle, ok := strings.CutPrefix(serial, c.prefix)
 		middle, ok2 := strings.CutSuffix(middle, c.suffix)
-		if !ok || !ok2 || len(middle) != c.digits || strings.Trim(middle, "0123456789") != "" {
+		// A spreadsheet takes the zeros away from numbers.
+		short := c.prefix == "" && c.suffix == "" && 0 < len(middle) && len(middle) < c.digits
+		if !ok || !ok2 || len(middle) != c.digits && !short || strings.Trim(middle, "0123456789") != "" {
 			continue
 		}
 		if n, err := strconv.ParseInt(middle, 10, 64); err == nil && n >= next {
@@ -126,6 +128,9 @@ func readList(in io.Reader) (List, error) {
 				}
 				continue
 			}
+			if !strings.ContainsAny(fields[0], "0123456789") {
+				return nil, fmt.Errorf("line 1: %q has no digit: if this is a heading, that of the serial numbers has to be \"serial\"", fields[0])
+			}
 		}
 		line, _ := r.FieldPos(0)
 		if serial >= len(fields) {
@@ -173,11 +178,14 @@ func (l List) Longest() (longest string) {
 // Given is one serial number that somebody has chosen, for a card.
 type Given struct {
 	Unit  Unit
-	Again bool // it may be used: the unit is flashed again
+	Again bool // it is used: the unit is flashed again
 }
 
 // Next is the one, if it may be used.
 func (g Given) Next(used map[string]bool) (Unit, error) {
+	if g.Again && !used[g.Unit.Serial] {
+		return Unit{}, fmt.Errorf("serial number %s is not in this log, so no unit with it can be flashed again", g.Unit.Serial)
+	}
 	if used[g.Unit.Serial] && !g.Again {
 		return Unit{}, fmt.Errorf("serial number %s is used: -again flashes a unit again", g.Unit.Serial)
 	}

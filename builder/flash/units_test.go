@@ -32,6 +32,8 @@ func TestCounter(t *testing.T) {
 		{"GW-######", 5, []string{"GW-000007"}, "GW-000008"},
 		{"GW-##", 1, []string{"GW-1", "GW-003", "GX-04", "GW-0x", "GW-+5", "GW-", "", "GW-06b", "aGW-06"}, "GW-01"},
 		{"A#", 0, nil, "A0"},
+		{"######", 1, []string{"12", "000007"}, "000013"}, // a spreadsheet's
+		{"######", 1, []string{"", "-3", "1.5"}, "000001"},
 		{"#:b", 0, []string{"8:b"}, "9:b"},
 		{"#:b", 0, []string{"9:b"}, "no serial number is left: the last one of the pattern, 9:b, is used"},
 		{"GW-##", 100, nil, "no serial number is left: the last one of the pattern, GW-99, is used"},
@@ -65,7 +67,7 @@ func TestList(t *testing.T) {
 		{"order,serial\n7,GW-1\n8\n", "line 3 has no serial number"},
 		{"GW-1\nGW-2\n\nGW-1\n", "line 4: GW-1 is on line 1, too"},
 		{"GW-1\nGW 2\n", `line 2: "GW 2" is not a serial number`},
-		{"sn\nGW-1\n", "[{sn } {GW-1 }]"},
+		{"sn\nGW-1\n", `line 1: "sn" has no digit: if this is a heading, that of the serial numbers has to be "serial"`},
 		{"GW-1;x\n", `line 1: "GW-1;x" is not a serial number`},
 		{"", "there are none"},
 		{"serial\n", "there are none"},
@@ -76,7 +78,7 @@ func TestList(t *testing.T) {
 			t.Errorf("%q: %s, want %s", tt.text, got, tt.want)
 		}
 	}
-	list, err := readList(strings.NewReader("a\nccc\nbb\n"))
+	list, err := readList(strings.NewReader("serial\na\nccc\nbb\n"))
 	if err != nil || list.Longest() != "ccc" {
 		t.Errorf("the longest is %q, %v", list.Longest(), err)
 	}
@@ -121,6 +123,9 @@ func TestGiven(t *testing.T) {
 		t.Errorf("%+v, %v", u, err)
 	}
 	if _, err := (Given{Unit: Unit{Serial: "a"}}).Next(set("a")); err == nil || err.Error() != "serial number a is used: -again flashes a unit again" {
+		t.Errorf("%v", err)
+	}
+	if _, err := (Given{Unit: Unit{Serial: "a"}, Again: true}).Next(set("b")); err == nil || !strings.Contains(err.Error(), "a is not in this log") {
 		t.Errorf("%v", err)
 	}
 	if u, err := (Given{Unit: Unit{Serial: "a"}, Again: true}).Next(set("a")); err != nil || u.Serial != "a" {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/exosite/gwe/builder/disk"
+	"github.com/exosite/gwe/gweinit/config"
 )
 
 // chunk is how much is written at once: what most cards erase at once.
@@ -22,6 +23,7 @@ const chunk = 4 << 20
 type phase string
 
 const (
+	opening      phase = "opening"
 	waiting      phase = "waiting"
 	erasing      phase = "erasing"
 	writing      phase = "writing"
@@ -40,7 +42,11 @@ type writer struct {
 	// turned out to be good: a bad one takes no serial number away. nil: the card
 	// stays as the image is.
 	provision func() ([]byte, error)
+	// known returns the serial numbers that are used; a card that has one is left as
+	// it is. nil: whatever the card has.
+	known func() (map[string]bool, error)
 
+	note    string // what there is to say about a card that is good
 	buffers [2][]byte
 	probes  []probe
 	erased  bool // so that zeros need not be written
@@ -65,7 +71,7 @@ func (w *writer) write(ctx context.Context) (err error) {
 		}
 		defer unix.Munmap(w.buffers[i])
 	}
-	steps := []func(context.Context) error{w.erase, w.mark, w.writeData, w.writeZeros, w.verify, w.unmark}
+	steps := []func(context.Context) error{w.recognise, w.erase, w.mark, w.writeData, w.writeZeros, w.verify, w.unmark}
 	if w.provision != nil {
 		steps = append(steps, w.writeProvision)
 	}
@@ -80,6 +86,32 @@ func (w *writer) write(ctx context.Context) (err error) {
 	return nil
 }
 
+// recognise refuses a card that was flashed already, and did not start since: it
+// was left in its reader, or put into another one.
+func (w *writer) recognise(context.Context) error {
+	if w.known == nil {
+		return nil
+	}
+	used, err := w.known()
+	if err != nil {
+		return refusal{err}
+	}
+	var file []byte
+	for _, e := range w.image.provision {
+		first, end := e.Offset/grain*grain, (e.Offset+e.Length+grain-1)/grain*grain
+		b := w.buffers[0][:end-first]
+		if _, err := w.dev.ReadAt(b, first); err != nil {
+			return nil // writing tells what is wrong with it
+		}
+		file = append(file, b[e.Offset-first:][:e.Length]...)
+	}
+	text, _ := config.Text(file)
+	if p, err := config.ParseProvision(text); err == nil && used[p.Serial] {
+		return refusal{fmt.Errorf("it is the card of %s, flashed before", p.Serial)}
+	}
+	return nil
+}
+
 // erase empties the card, with all that a gateway it was in before has left on it,
 // as far as the reader lets us. Some cards then have ones where others have zeros.
 func (w *writer) erase(ctx context.Context) error {
@@ -89,6 +121,7 @@ func (w *writer) erase(ctx context.Context) error {
 		w.tell(erasing, off, size)
 		err := w.dev.Discard(off, min(step, size-off))
 		if errors.Is(err, errors.ErrUnsupported) {
+			w.note = "not erased, as its reader cannot: behind the image it has what it had"
 			return nil
 		}
 		if err != nil {

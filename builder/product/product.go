@@ -67,10 +67,14 @@ func New(p config.Provision, cik string) (*Owner, error) {
 	return &Owner{client, p.Product}, nil
 }
 
+// ErrActivated is when a device with this serial number has its credential already.
+var ErrActivated = errors.New("a unit with this serial number is activated already: find out which one has it by right before it is enabled")
+
 // Enable lets a device with this serial number be activated once, and adds it to
-// the product before if it is not there. A credential that it has got already does
-// not count any more then. done says what was done, for a person.
-func (o *Owner) Enable(ctx context.Context, serial string) (done string, err error) {
+// the product before if it is not there. If it has a credential already, the error is
+// ErrActivated, unless this is to be done again: then that does not count any more.
+// done says what was done, for a person.
+func (o *Owner) Enable(ctx context.Context, serial string, again bool) (done string, err error) {
 	if !config.IsSerial(serial) {
 		return "", fmt.Errorf("enable %.64q: want a serial number as in provision.yaml: letters, digits and -._:@", serial)
 	}
@@ -91,6 +95,8 @@ func (o *Owner) Enable(ctx context.Context, serial string) (done string, err err
 		return "", err
 	case status == "": // nobody has used it
 		done = "enabled"
+	case status == "activated" && !again:
+		return "", ErrActivated
 	case status == "activated":
 		done = "enabled again: its old credential no longer counts"
 	case status == "notactivated":

@@ -93,7 +93,7 @@ func TestEnableTriesAgain(t *testing.T) {
 					s.Fault(exositetest.Fault{Call: "manage", Delay: 1, Times: before})
 				}
 				s.Fault(f)
-				done, err := newOwner(t, s).Enable(t.Context(), "GW-1")
+				done, err := newOwner(t, s).Enable(t.Context(), "GW-1", true)
 				if err != nil || done != "added and enabled" || len(s.Faults()) != 0 {
 					t.Errorf("%q, %v, left %v", done, err, s.Faults())
 				}
@@ -111,14 +111,14 @@ func TestEnableEnds(t *testing.T) {
 	o := newOwner(t, s)
 	start := time.Now()
 	s.Fault(exositetest.Fault{Call: "manage", Status: 503, RetryAfter: "500"})
-	if done, err := o.Enable(t.Context(), "GW-1"); err == nil || !strings.Contains(err.Error(), "look up GW-1 on "+s.HTTPSAddr()+": 503 Service Unavailable: the server cannot answer: try again later (it asks to wait for 8m20s)") {
+	if done, err := o.Enable(t.Context(), "GW-1", true); err == nil || !strings.Contains(err.Error(), "look up GW-1 on "+s.HTTPSAddr()+": 503 Service Unavailable: the server cannot answer: try again later (it asks to wait for 8m20s)") {
 		t.Errorf("busy: %q, %v", done, err)
 	}
 	s.ClearFaults()
 	s.Fault(exositetest.Fault{Call: "manage", Hang: true})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if done, err := o.Enable(ctx, "GW-1"); err == nil {
+	if done, err := o.Enable(ctx, "GW-1", true); err == nil {
 		t.Errorf("hangs: %q", done)
 	}
 	if took := time.Since(start); took > limit/2 {

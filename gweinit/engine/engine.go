@@ -220,6 +220,9 @@ func (e *Engine) Run(ctx context.Context, spread time.Duration) {
 				// It may come sooner; many changes do not put it off.
 				next.Reset(min(time.Until(due), e.schedule.next(e.settings.UpdateInterval)))
 			}
+			if before.ActivationRetry != e.settings.ActivationRetry && e.cloud != nil && e.cloud.CIK() == "" {
+				next.Reset(min(time.Until(due), e.schedule.activation(e.settings.ActivationRetry)))
+			}
 			if err != nil || !another {
 				continue
 			}

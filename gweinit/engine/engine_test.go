@@ -487,6 +487,17 @@ func TestSettingsChange(t *testing.T) {
 	})
 }
 
+// A gateway that waits for its activation takes another interval at once.
+func TestActivationRetryChanges(t *testing.T) {
+	w := newWorld(t)
+	b, _, _ := w.engine()
+	w.Fault(exositetest.Fault{Call: "activate", Status: 409, Times: 1})
+	w.run(b)
+	w.until("it is refused", func() bool { return readLast(w.root).Error != "" })
+	w.change(gateway.Change{File: gateway.EngineFile, Section: "engine", Key: "activation_retry_interval", Value: "1"})
+	w.until("it activates", func() bool { return w.settings().CIK != "" })
+}
+
 // The server is away, comes back, and nobody has to do anything.
 func TestServerAway(t *testing.T) {
 	w := newWorld(t)
