@@ -89,14 +89,14 @@ type system struct {
 	slot    slot.Name
 
 	firmware   *update.Keeper
-	lastWords  string       // of the boot before, if that may have been a trial's
-	checkedIn  atomic.Bool  // since this boot
-	rootRead   atomic.Bool  // to its end, or an error
-	rootDamage atomic.Value // string: the root is damaged, and the other slot no better
-	incomplete atomic.Bool  // a mistake in the configuration may have left out programs
+	lastWords  string                // of the boot before, if that may have been a trial's
+	checkedIn  atomic.Bool           // since this boot
+	rootRead   atomic.Pointer[error] // how reading it has ended, nil in it if all is well; nil: it has not
+	rootDamage atomic.Value          // string: the root is damaged, and the other slot no better
+	incomplete atomic.Bool           // a mistake in the configuration may have left out programs
 
 	selftest     atomic.Pointer[selftest.Result] // nil: not known yet
-	selftestNews atomic.Bool                     // no check-in since it is known
+	selftestNews atomic.Bool                     // nobody has asked for it since it is known
 
 	failedMu sync.Mutex
 	failed   []string // names of the phases that failed

@@ -155,6 +155,7 @@ func (s *system) status() status {
 		rollback = outcome(u)
 	}
 	damage, _ := s.rootDamage.Load().(string)
+	s.selftestNews.Store(false) // before it is read
 	st := status{Board: s.board, Version: s.version, Slot: string(s.slot), Slots: s.slots(), Rollback: rollback, Damage: damage, Failed: s.failures(), Memory: s.noData.Load(), Clock: s.clock.Status(), Selftest: s.selftest.Load()}
 	st.Network.Status, st.Network.Settings = s.network.Status(), s.settings.Status()
 	return st

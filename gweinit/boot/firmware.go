@@ -207,22 +207,31 @@ func (s *system) guard(name string, run func(*system) error) {
 
 // readRoot reads the whole root, which dm-verity checks.
 func (s *system) readRoot() error {
-	defer s.rootRead.Store(true)
-	err := readAll("/dev/dm-0", rootPause, rootAgain)
-	if !errors.Is(err, unix.EIO) {
+	err := s.try(func(s *system) error {
+		err := readAll("/dev/dm-0", rootPause, rootAgain)
+		if errors.Is(err, unix.EIO) {
+			return s.damaged(err)
+		}
 		return err
-	}
-	why := fmt.Sprintf("the root of slot %s is damaged (%v)", s.slot, err)
+	})
+	s.rootRead.Store(&err)
+	return err
+}
+
+// damaged goes to the other slot if that is better, since the root cannot be read. It
+// returns an error in any case: until the reboot the root is what it is.
+func (s *system) damaged(err error) error {
+	damage := fmt.Errorf("the root of slot %s is damaged (%w)", s.slot, err)
+	why := damage.Error()
 	if s.firmware.OnTrial() {
-		return s.endTrial(update.Corruption, why)
+		return errors.Join(damage, s.endTrial(update.Corruption, why))
 	}
 	if err := s.firmware.Damaged(why); err != nil {
-		logError("%s; going on with it: %v", why, err)
 		s.rootDamage.Store(why)
-		return nil
+		return fmt.Errorf("%w; going on with it: %w", damage, err)
 	}
 	s.leave(why)
-	return nil
+	return damage
 }
 
 // readAll reads a device, with pauses, and keeps nothing of it in memory. What cannot
@@ -300,7 +309,7 @@ func (s *system) look(t *trial) (over bool, err error) {
 	switch {
 	case s.down.Load(): // programs are being stopped
 		return false, nil
-	case t.healthy.lasts(len(waiting) == 0, healthyFor) && s.checkedIn.Load() && s.rootRead.Load():
+	case t.healthy.lasts(len(waiting) == 0, healthyFor) && s.checkedIn.Load() && s.rootRead.Load() != nil:
 		if err := s.confirm(); err != nil {
 			return false, err
 		}

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/exosite/gwe/gweinit/powercut"
 	"github.com/exosite/gwe/gweinit/slot"
 	"github.com/exosite/gwe/gweinit/update"
@@ -50,6 +52,41 @@ func TestReadAll(t *testing.T) {
 	}
 	if err := readAll(filepath.Dir(path), 0, 0); err == nil || !strings.Contains(err.Error(), "at byte 0, 4 times") {
 		t.Errorf("a folder: %v", err)
+	}
+}
+
+// Whatever comes of it, the root of this boot is none to pass the self-test with.
+func TestDamagedRoot(t *testing.T) {
+	read := fmt.Errorf("read /dev/dm-0: %w, at byte 7, 4 times", unix.EIO)
+	for _, tt := range []struct {
+		name    string
+		prepare func(s *system)
+		want    string // in the error
+		reboots int
+		reports bool
+	}{
+		{"on trial", func(*system) {}, "is damaged", 1, false},
+		{"the other slot is good", func(s *system) {
+			if err := s.firmware.Confirm(); err != nil {
+				t.Fatal(err)
+			}
+		}, "is damaged", 1, false},
+		{"the other slot cannot be taken", func(s *system) {
+			if err := s.firmware.Confirm(); err != nil {
+				t.Fatal(err)
+			}
+			s.firmware.Open = func() (update.Device, error) { return nil, errors.New("no disk") }
+		}, "going on with it: ", 0, true},
+	} {
+		s := onTrial(t, powercut.New(nil, 8<<20))
+		tt.prepare(s)
+		err := s.damaged(read)
+		if err == nil || !strings.Contains(err.Error(), "the root of slot b is damaged (read /dev/dm-0") || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if damage, _ := s.rootDamage.Load().(string); len(s.signals) != tt.reboots || (damage != "") != tt.reports {
+			t.Errorf("%s: %d reboots, damage %q", tt.name, len(s.signals), damage)
+		}
 	}
 }
 
@@ -178,7 +215,7 @@ func TestJudge(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := powercut.New(nil, 8<<20)
 				s := onTrial(t, d, strings.Fields(tt.ran)...)
-				s.rootRead.Store(true)
+				s.rootRead.Store(new(error))
 				tt.prepare(t, s, d)
 				start := time.Now()
 				verdict := make(chan time.Duration, 1)

@@ -37,6 +37,8 @@ const (
 	selftestLimit = 90 * time.Second
 	// selftestWait is for small files, on the slowest card.
 	selftestWait = 20 * time.Second
+	// networkAgain is between two looks for a network that did not come in time.
+	networkAgain = 5 * time.Second
 )
 
 // startSelftest has the gateway test itself, for the line that made it.
@@ -46,7 +48,8 @@ func startSelftest(s *system) error {
 }
 
 // testItself tests the gateway at each boot until it has passed once. Its line on the
-// console comes whatever hangs.
+// console comes whatever hangs. If only the network is missing, it passes once that
+// comes: a cable may be plugged in late, and after a power outage a router is slow.
 func (s *system) testItself() error {
 	end := time.Now().Add(selftestLimit)
 	var before selftest.Result
@@ -69,28 +72,26 @@ func (s *system) testItself() error {
 			storage = s.within(selftestLimit, func(s *system) error { return s.testStorage(end) })
 		}
 	}()
-	reached := s.testNetwork(end)
+	reached := s.awaitNetwork(end)
 	<-tested
 	if s.down.Load() { // what was tested is on its way down
 		return nil
 	}
-	r := selftest.Result{Board: s.board, Version: s.version}
-	if known { // else it would be another one
-		r.MAC = macOf(settings.Iface, s.links())
-		if r.Serial = cmp.Or(settings.UUID, r.MAC); r.Serial == "" && reached == nil {
-			reached = fmt.Errorf("no serial number is set, and link %q has no address to be one", settings.Iface)
-		}
-	} else {
-		r.MAC = macOf("", s.links())
+	r := selftest.Result{Board: s.board, Version: s.version, Storage: note(storage)}
+	if err := s.failedPhases("boot"); err != nil {
+		r.Boot = err.Error()
 	}
-	r.Storage, r.Network = note(storage), note(reached)
-	r.Pass = r.Storage == selftest.OK && r.Network == selftest.OK
-	s.announce("%s", r)
-	s.selftest.Store(&r)
-	s.selftestNews.Store(true)
-	s.tellSelftest()
+	if known {
+		r = s.judgeNetwork(r, settings, reached)
+	} else { // the serial number would be another one
+		r.MAC, r.Network = macOf("", s.links()), note(reached)
+	}
+	s.tell(r)
 	if !r.Pass {
-		return nil
+		if r = s.awaitPass(r); !r.Pass {
+			return nil
+		}
+		s.tell(r)
 	}
 	// If it cannot be kept it comes again: better twice than never.
 	return s.within(selftestWait, func(*system) error {
@@ -100,6 +101,43 @@ func (s *system) testItself() error {
 		}
 		return durable.WriteFile(filepath.Join(gatewayFolder, selftestFile), text, 0o600)
 	})
+}
+
+// judgeNetwork completes a result with what depends on the network.
+func (s *system) judgeNetwork(r selftest.Result, settings gateway.Settings, reached error) selftest.Result {
+	r.MAC = macOf(settings.Iface, s.links())
+	if r.Serial = cmp.Or(settings.UUID, r.MAC); r.Serial == "" && reached == nil {
+		reached = fmt.Errorf("no serial number is set, and link %q has no address to be one", settings.Iface)
+	}
+	r.Network = note(reached)
+	r.Pass = r.Storage == selftest.OK && r.Network == selftest.OK && r.Boot == ""
+	return r
+}
+
+// awaitPass waits for a network, if that is all that a result lacks. What hangs here
+// keeps nobody waiting.
+func (s *system) awaitPass(r selftest.Result) selftest.Result {
+	for !r.Pass && r.Storage == selftest.OK && r.Boot == "" && s.failedPhases("network") == nil {
+		time.Sleep(networkAgain)
+		err := s.testNetwork()
+		if s.down.Load() {
+			break
+		}
+		if err != nil {
+			continue
+		}
+		settings, _, err := gateway.Files{Dir: gatewayFolder}.Load() // they may have been set meanwhile
+		r = s.judgeNetwork(r, settings, err)
+	}
+	return r
+}
+
+// tell tells console and cloud of a result.
+func (s *system) tell(r selftest.Result) {
+	s.announce("%s", r)
+	s.selftest.Store(&r)
+	s.selftestNews.Store(true) // after it is there
+	s.tellSelftest()
 }
 
 // note says for a person what is wrong.
@@ -123,8 +161,8 @@ func readSelftest(dir string) (r selftest.Result, err error) {
 	return r, nil
 }
 
-// tellSelftest has the engine check in once more, if it did so before there was a
-// result: the next time is hours away.
+// tellSelftest has the engine check in once more, if what it reported was asked for
+// before there was the result: the next time is hours away.
 func (s *system) tellSelftest() {
 	if !s.checkedIn.Load() || !s.selftestNews.Swap(false) {
 		return
@@ -157,27 +195,55 @@ func macOf(iface string, links []network.LinkStatus) string {
 	return strings.ToUpper(mac)
 }
 
-// networkPhases are told as the network's; all others as the storage's, which most of
-// them need.
-var networkPhases = []string{"set the host name", "bring the loopback interface up", "start the network"}
+// phaseKeys are under what phases are told that failed; all others under "boot", so
+// that nobody throws away a good card.
+var phaseKeys = map[string]string{
+	"note the boot of a firmware on trial":      "storage",
+	"grow the data partition":                   "storage",
+	"reset to the factory settings if asked to": "storage",
+	"mount /data":                       "storage",
+	"make the folders of /data":         "storage",
+	"restore the identity":              "storage",
+	"grow the file system of /data":     "storage",
+	"refill the boots of the good slot": "storage",
+	"set the host name":                 "network",
+	"bring the loopback interface up":   "network",
+	"start the network":                 "network",
+}
 
-// failedPhases says which phases failed of those that are about the network, or of
-// the others.
-func (s *system) failedPhases(ofNetwork bool) error {
-	failed := slices.DeleteFunc(s.failures(), func(name string) bool { return slices.Contains(networkPhases, name) != ofNetwork })
+// failedPhases says which phases failed that are told under a key.
+func (s *system) failedPhases(key string) error {
+	failed := slices.DeleteFunc(s.failures(), func(name string) bool { return cmp.Or(phaseKeys[name], "boot") != key })
 	if len(failed) == 0 {
 		return nil
 	}
 	return fmt.Errorf("failed at boot: %s", strings.Join(failed, ", "))
 }
 
-// testNetwork waits for a link that is complete.
-func (s *system) testNetwork(end time.Time) error {
-	if err := s.failedPhases(true); err != nil {
+// testNetwork says what is wrong with the network now. It may hang.
+func (s *system) testNetwork() error {
+	if err := testSettings(s); err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	return lacking(s.links())
+}
+
+// testSettings says what is wrong with the network's settings. While those are
+// written it waits for the disk.
+func testSettings(s *system) error {
+	if text := s.settings.Status().Error; text != "" {
+		return errors.New(text)
+	}
+	return nil
+}
+
+// awaitNetwork waits for a link that is complete.
+func (s *system) awaitNetwork(end time.Time) error {
+	if err := s.failedPhases("network"); err != nil {
 		return err
 	}
-	if text := s.settings.Status().Error; text != "" {
-		return fmt.Errorf("settings: %s", text)
+	if err := s.within(selftestWait, testSettings); err != nil {
+		return fmt.Errorf("settings: %w", err)
 	}
 	for {
 		err := lacking(s.links())
@@ -226,7 +292,7 @@ func complete(l network.LinkStatus) bool {
 // testStorage says what is wrong with the disk. Reading the root, which finds out
 // most, is under way already.
 func (s *system) testStorage(end time.Time) error {
-	if err := s.failedPhases(false); err != nil {
+	if err := s.failedPhases("storage"); err != nil {
 		return err
 	}
 	if s.noData.Load() {
@@ -258,16 +324,22 @@ func (s *system) testStorage(end time.Time) error {
 	if err != nil {
 		return err
 	}
-	for !s.rootRead.Load() {
+	return s.testRoot(end)
+}
+
+// testRoot waits until the root is read, and says how that ended.
+func (s *system) testRoot(end time.Time) error {
+	for ; ; time.Sleep(100 * time.Millisecond) {
+		if ended := s.rootRead.Load(); ended != nil {
+			if *ended != nil {
+				return fmt.Errorf("read the root: %w", *ended)
+			}
+			return nil
+		}
 		if s.down.Load() || time.Now().After(end) {
 			return errors.New("the root is not read to its end")
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
-	if damage, _ := s.rootDamage.Load().(string); damage != "" {
-		return errors.New(damage)
-	}
-	return nil
 }
 
 // testGrown says whether a file system of so many bytes has all of its partition,

@@ -2,14 +2,20 @@ package boot
 
 import (
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/exosite/gwe/gweinit/clock"
+	"github.com/exosite/gwe/gweinit/gateway"
 	"github.com/exosite/gwe/gweinit/network"
+	"github.com/exosite/gwe/gweinit/network/settings"
 	"github.com/exosite/gwe/gweinit/selftest"
 	"github.com/exosite/gwe/gweinit/slot"
 )
@@ -195,26 +201,128 @@ func TestFailedPhases(t *testing.T) {
 	for _, p := range phases() {
 		all = append(all, p.name)
 	}
-	for _, name := range networkPhases {
+	for name := range phaseKeys {
 		if !slices.Contains(all, name) {
 			t.Errorf("there is no phase %q", name)
 		}
 	}
-	s := &system{failed: []string{"mount /data", "start the network", "take calls"}}
-	if err := s.failedPhases(false); err == nil || err.Error() != "failed at boot: mount /data, take calls" {
-		t.Errorf("the disk's: %v", err)
+	s := &system{failed: []string{"load the drivers", "mount /data", "start the network", "take calls"}}
+	for key, want := range map[string]string{
+		"storage": "failed at boot: mount /data",
+		"network": "failed at boot: start the network",
+		"boot":    "failed at boot: load the drivers, take calls",
+	} {
+		if err := s.failedPhases(key); err == nil || err.Error() != want {
+			t.Errorf("%s: %v", key, err)
+		}
+		if err := (&system{}).failedPhases(key); err != nil {
+			t.Errorf("%s of none: %v", key, err)
+		}
 	}
-	if err := s.failedPhases(true); err == nil || err.Error() != "failed at boot: start the network" {
-		t.Errorf("the network's: %v", err)
-	}
-	if len(s.failed) != 3 {
+	if len(s.failed) != 4 {
 		t.Errorf("changed: %q", s.failed)
 	}
-	s = &system{}
-	if err := s.failedPhases(true); err != nil {
-		t.Error(err)
+}
+
+func TestSelftestOfRoot(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		prepare func(s *system)
+		after   time.Duration
+		want    string // in the error
+	}{
+		{"it is read", func(s *system) { s.rootRead.Store(new(error)) }, 0, ""},
+		{"it is not there", func(s *system) { s.guard("read", (*system).readRoot) }, 0, "read the root: open /dev/dm-0: no such file"},
+		{"it takes too long", func(*system) {}, time.Minute, "not read to its end"},
+		{"a reboot comes between", func(s *system) { s.down.Store(true) }, 0, "not read to its end"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, err := os.Stat("/dev/dm-0"); err == nil && strings.Contains(tt.want, "dm-0") {
+				t.Skip("this machine has one")
+			}
+			synctest.Test(t, func(t *testing.T) {
+				s, start := &system{}, time.Now()
+				tt.prepare(s)
+				err := s.testRoot(start.Add(time.Minute))
+				if took := time.Since(start); took < tt.after || took > tt.after+time.Second {
+					t.Errorf("after %v", took)
+				}
+				if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("%v, want %q", err, tt.want)
+				}
+			})
+		})
 	}
-	if err := s.failedPhases(false); err != nil {
-		t.Error(err)
+}
+
+// Of a network that comes later PID 1 waits for as long as it takes, and of nothing else.
+func TestAwaitPass(t *testing.T) {
+	missing := selftest.Result{Storage: selftest.OK, Network: "eth0: dhcp: no carrier"}
+	bad := func(change func(*selftest.Result)) selftest.Result {
+		r := missing
+		change(&r)
+		return r
+	}
+	for _, tt := range []struct {
+		name   string
+		r      selftest.Result
+		failed []string
+		after  time.Duration
+	}{
+		{"only the network", missing, nil, 1000 * time.Hour},
+		{"the card, too", bad(func(r *selftest.Result) { r.Storage = "/data is in memory" }), nil, 0},
+		{"the boot, too", bad(func(r *selftest.Result) { r.Boot = "failed at boot: take calls" }), nil, 0},
+		{"there is none at all", missing, []string{"start the network"}, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, start := &system{failed: tt.failed, settings: &settings.Settings{}}, time.Now()
+			time.AfterFunc(1000*time.Hour, func() { s.down.Store(true) })
+			if got := s.awaitPass(tt.r); got != tt.r {
+				t.Errorf("%s: %v", tt.name, got)
+			}
+			if took := time.Since(start); took < tt.after || took > tt.after+networkAgain {
+				t.Errorf("%s: after %v, want %v", tt.name, took, tt.after)
+			}
+		})
+	}
+}
+
+func TestJudgeNetwork(t *testing.T) {
+	ok := selftest.Result{Storage: selftest.OK}
+	for _, tt := range []struct {
+		name     string
+		r        selftest.Result
+		settings gateway.Settings
+		reached  error
+		want     selftest.Result
+	}{
+		{"all is well", ok, gateway.Settings{UUID: "GW-1"}, nil, selftest.Result{Pass: true, Serial: "GW-1", Storage: selftest.OK, Network: selftest.OK}},
+		{"no network", ok, gateway.Settings{UUID: "GW-1"}, errors.New("no"), selftest.Result{Serial: "GW-1", Storage: selftest.OK, Network: "no"}},
+		{"no serial number", ok, gateway.Settings{Iface: "none0"}, nil,
+			selftest.Result{Storage: selftest.OK, Network: `no serial number is set, and link "none0" has no address to be one`}},
+		{"the card", selftest.Result{Storage: "x"}, gateway.Settings{UUID: "GW-1"}, nil, selftest.Result{Serial: "GW-1", Storage: "x", Network: selftest.OK}},
+		{"the boot", selftest.Result{Storage: selftest.OK, Boot: "x"}, gateway.Settings{UUID: "GW-1"}, nil, selftest.Result{Serial: "GW-1", Storage: selftest.OK, Network: selftest.OK, Boot: "x"}},
+	} {
+		if got := (&system{}).judgeNetwork(tt.r, tt.settings, tt.reached); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A result is news for the engine until it has asked: then its report has it.
+func TestSelftestNews(t *testing.T) {
+	s := &system{firmware: newKeeper(), clock: clock.New(clock.Options{}), network: network.New(network.Options{}), settings: &settings.Settings{}}
+	if st := s.status(); st.Selftest != nil || s.selftestNews.Load() {
+		t.Errorf("%v before there is any", st.Selftest)
+	}
+	for _, r := range []selftest.Result{{Serial: "GW-1"}, {Serial: "GW-1", Pass: true}} {
+		s.tell(r)
+		s.tellSelftest() // nobody to tell
+		if !s.selftestNews.Load() {
+			t.Errorf("%v is no news", r)
+		}
+		if st := s.status(); st.Selftest == nil || *st.Selftest != r || s.selftestNews.Load() {
+			t.Errorf("%v is told as %v, and news still: %v", r, st.Selftest, s.selftestNews.Load())
+		}
 	}
 }

@@ -15,31 +15,34 @@ const OK = "ok"
 
 // Result is what a gateway has found out about itself.
 type Result struct {
-	Pass    bool   `json:"pass"` // never without both being OK
+	Pass    bool   `json:"pass"` // never without both being OK, and no Boot
 	Serial  string `json:"serial"`
 	MAC     string `json:"mac"`
 	Board   string `json:"board"`
 	Version string `json:"version"` // of the firmware
 	Storage string `json:"storage"` // OK, or what is wrong, for a person
 	Network string `json:"network"`
+	Boot    string `json:"boot,omitempty"` // what else is wrong, if anything is
 }
 
 // key is one "key=value" of the line.
 type key struct {
 	name  string
 	value *string
-	most  int // bytes that the value has as it is printed
+	most  int  // bytes that the value has as it is printed
+	rare  bool // it is not printed if it has no value
 }
 
 // keys are those of the line, in order.
 func (r *Result) keys() []key {
 	return []key{
-		{"serial", &r.Serial, 128}, // as provision.yaml allows
-		{"mac", &r.MAC, 20},
-		{"board", &r.Board, 32},
-		{"version", &r.Version, 48},
-		{"storage", &r.Storage, 90},
-		{"network", &r.Network, 90},
+		{"serial", &r.Serial, 128, false}, // as provision.yaml allows
+		{"mac", &r.MAC, 20, false},
+		{"board", &r.Board, 32, false},
+		{"version", &r.Version, 48, false},
+		{"storage", &r.Storage, 90, false},
+		{"network", &r.Network, 90, false},
+		{"boot", &r.Boot, 90, true},
 	}
 }
 
@@ -55,12 +58,15 @@ func (r Result) String() string {
 		line = begin + "pass"
 	}
 	for _, k := range r.keys() {
+		if k.rare && *k.value == "" {
+			continue
+		}
 		line += " " + k.name + "=" + quoted(*k.value, k.most)
 	}
 	return fmt.Sprintf("%s sum=%08x", line, crc32.ChecksumIEEE([]byte(line)))
 }
 
-func (r Result) passed() bool { return r.Pass && r.Storage == OK && r.Network == OK }
+func (r Result) passed() bool { return r.Pass && r.Storage == OK && r.Network == OK && r.Boot == "" }
 
 // quoted returns a value as it is if it is a plain word, else quoted as in Go, and
 // cut to the most bytes.
@@ -119,6 +125,9 @@ func parse(line string) (r Result, ok bool) {
 	}
 	for _, k := range r.keys() {
 		if rest, ok = strings.CutPrefix(rest, " "+k.name+"="); !ok {
+			if k.rare {
+				continue
+			}
 			return Result{}, false
 		}
 		if *k.value, rest, ok = cutValue(rest); !ok {

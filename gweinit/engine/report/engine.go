@@ -183,7 +183,7 @@ func (e Engine) Report() (Report, error) {
 	r.Firmware.Board, r.Firmware.Slot = short(st.Board), short(st.Slot)
 	r.Rollback, r.Memory = short(st.Rollback), st.Memory
 	if r.Selftest = st.Selftest; r.Selftest != nil {
-		for _, text := range []*string{&r.Selftest.Serial, &r.Selftest.MAC, &r.Selftest.Board, &r.Selftest.Version, &r.Selftest.Storage, &r.Selftest.Network} {
+		for _, text := range []*string{&r.Selftest.Serial, &r.Selftest.MAC, &r.Selftest.Board, &r.Selftest.Version, &r.Selftest.Storage, &r.Selftest.Network, &r.Selftest.Boot} {
 			*text = short(*text)
 		}
 	}
