@@ -52,7 +52,7 @@ func phases() []phase {
 		{name: "mount file systems", run: mountAll},
 		{name: "read what this firmware is", run: readRelease},
 		{name: "note the boot of a firmware on trial", run: noteBoot},
-		{name: "load the drivers", run: loadDrivers},
+		{name: "load the drivers", run: loadDrivers, limit: driversLimit},
 		{name: "grow the data partition", run: growPartition},
 		{name: "reset to the factory settings if asked to", run: resetIfAsked, limit: resetLimit + time.Minute},
 		{name: "mount /data", run: mountData, limit: repairLimit + time.Minute},

@@ -23,8 +23,12 @@ func loadDrivers(s *system) error {
 	return nil
 }
 
-// modprobeLimit is for a driver that waits for its device.
-const modprobeLimit = 30 * time.Second
+// modprobeLimit is for a driver that waits for its device, and driversLimit for some
+// of them, on a machine that is slow.
+const (
+	modprobeLimit = 30 * time.Second
+	driversLimit  = 3 * time.Minute
+)
 
 // modprobe loads a module in a process of its own.
 func (s *system) modprobe(module string) error {
