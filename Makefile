@@ -62,7 +62,7 @@ boards: $(builder) ## list the boards
 setup: $(builder) ## install all Debian packages that building, booting and testing need
 	@$(builder) setup -board "$(boards)" -boot -test
 
-test: test-unit test-qemu ## test everything, with real boots in QEMU (some 30 minutes)
+test: test-unit test-qemu ## test everything, with real boots in QEMU (some 45 minutes)
 
 test-all: export build_uboot = 1
 test-all: story_boards = $(boards)
