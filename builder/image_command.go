@@ -14,8 +14,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/exosite/gwe/builder/board"
 	"github.com/exosite/gwe/builder/debian"
 	"github.com/exosite/gwe/builder/image"
@@ -81,7 +79,7 @@ const cacheName = "gateway-engine"
 // it returns is called when they have been parsed.
 func commonFlags(flags *flag.FlagSet, o *image.Options) (parsed func() error) {
 	o.Project, o.Log = ".", progress(os.Stderr)
-	if _, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS); err == nil {
+	if isTerminal(os.Stderr) {
 		o.Progress = bar(os.Stderr)
 	}
 	flags.StringVar(&o.Board, "board", "", "`name` of the board, a folder in boards/")

@@ -3,7 +3,6 @@
 package stories
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/exosite/gwe/builder/flash/flashtest"
 	"github.com/exosite/gwe/gweinit/selftest"
 	"github.com/exosite/gwe/gweinit/slot"
 )
@@ -18,24 +18,12 @@ import (
 // flash has the builder flash a card of this size, as a line does, and returns it.
 func (b *build) flash(t *testing.T, size int64, args ...string) *card {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "card.img")
-	if err := os.WriteFile(file, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(file, size); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
-	if err != nil {
-		t.Fatalf("losetup: %v: %s", err, out)
-	}
-	device := strings.TrimSpace(string(out))
-	args = append([]string{"flash", "-yes", "-force", "-image", filepath.Join(b.out, b.Compressed.Name)}, append(args, device)...)
+	file, reader := flashtest.File(t, size), flashtest.Reader(t)
+	flashtest.Insert(t, reader, file)
+	args = append([]string{"flash", "-yes", "-force", "-image", filepath.Join(b.out, b.Compressed.Name)}, append(args, reader)...)
 	cmd := exec.Command(builderProgram(t), args...)
 	text, err := cmd.CombinedOutput()
-	if out, failed := exec.Command("losetup", "--detach", device).CombinedOutput(); failed != nil {
-		t.Errorf("losetup: %v: %s", failed, out)
-	}
+	flashtest.Remove(t, reader)
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", cmd, err, text)
 	}
@@ -90,7 +78,7 @@ func TestProductionLine(t *testing.T) {
 			t.Error("the serial number is still on the boot partition")
 		}
 		text, err := os.ReadFile(log)
-		if err != nil || strings.Count(string(text), fmt.Sprintf(",ok,/dev/loop")) != 2 || strings.Count(string(text), ","+serial+",") != 4 {
+		if err != nil || strings.Count(string(text), ",ok,/dev/loop") != 2 || strings.Count(string(text), ","+serial+",") != 4 {
 			t.Errorf("the log of the line: %v\n%s", err, text)
 		}
 	})
